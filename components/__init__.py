@@ -1,0 +1,1 @@
+"""The nodes of Sluice, as Langflow's extension loader finds them."""

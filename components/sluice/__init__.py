@@ -1,0 +1,1 @@
+"""One node a file; everything shared lives in ``langflow_sluice``."""

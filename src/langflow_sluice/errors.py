@@ -1,0 +1,143 @@
+"""The errors Sluice raises, under one base.
+
+Every error carries a stable ``code``, a ``message`` that names the resource and the value observed, and a ``hint``
+that names the setting to change. None of them may hold a credential, a prompt or a URL with a password: whoever
+raises one from a foreign error that could carry such text raises it ``from None``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SluiceError(Exception):
+    """Base of all errors raised by Sluice.
+
+    Args:
+        message: What happened, with the name of the resource and the value observed.
+        hint: What to change, naming the setting.
+
+    Attributes:
+        code: Stable identifier of the kind of error, in snake case.
+    """
+
+    code: ClassVar[str] = "sluice_error"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword-only arguments do not survive pickle and copy by themselves.
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[SluiceError], message: str, hint: str) -> SluiceError:
+    return kind(message, hint=hint)
+
+
+class InvalidInput(SluiceError):
+    """An input of a node or a setting of a guard is wrong; said before any work starts."""
+
+    code = "invalid_input"
+
+    @classmethod
+    def of(cls, field: str, value: object, problem: str, *, fix: str) -> InvalidInput:
+        """Builds the error for one field.
+
+        Args:
+            field: Name of the input or setting.
+            value: The value given; must not be a secret.
+            problem: What is wrong with it, as the rest of a sentence that starts with the field.
+            fix: What to enter instead.
+        """
+        message = f"{field} is {value!r}: {problem}."
+        return cls(message, hint=fix)
+
+
+class Rejected(SluiceError):
+    """A guard turned the caller away; the call never left for the service."""
+
+    code = "rejected"
+
+
+class BulkheadFull(Rejected):
+    """The guard's queue is full."""
+
+    code = "bulkhead_full"
+
+
+class QueueTimeout(Rejected):
+    """The caller waited in the guard's queue for longer than it was prepared to."""
+
+    code = "queue_timeout"
+
+
+class DeadlineExceeded(SluiceError):
+    """A call did not finish, waiting and retries included, before its ``total_timeout``."""
+
+    code = "deadline_exceeded"
+
+
+class WouldBlockLoop(SluiceError):
+    """A synchronous caller would have to wait on a thread that runs an event loop."""
+
+    code = "would_block_loop"
+
+
+class UpstreamError(SluiceError):
+    """The service behind a guard failed; the subclasses say how."""
+
+    code = "upstream_error"
+
+
+class UpstreamThrottled(UpstreamError):
+    """The service answered 429 (or 503 with ``Retry-After``) until the attempts ran out."""
+
+    code = "upstream_throttled"
+
+
+class UpstreamUnavailable(UpstreamError):
+    """The service cannot be reached, or answered with a server error."""
+
+    code = "upstream_unavailable"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The service did not answer within the timeout of a phase (connect, read, write, pool)."""
+
+    code = "upstream_timeout"
+
+
+class UpstreamRefused(UpstreamError):
+    """The service refused this very request: credentials, parameters or an unknown model."""
+
+    code = "upstream_refused"
+
+
+class DatabaseError(SluiceError):
+    """PostgreSQL failed or is not set up as the node needs it."""
+
+    code = "database_error"
+
+
+class PoolTimeout(DatabaseError):
+    """No connection of the pool came free in time."""
+
+    code = "pool_timeout"
+
+
+class SectionError(SluiceError):
+    """The part of the canvas between a node's body output and the edge that comes back cannot be run."""
+
+    code = "section_error"
+
+
+class NoResult(SectionError):
+    """The end of a section did not run for this item, so there is no result to keep."""
+
+    code = "no_result"
