@@ -1,0 +1,209 @@
+"""The guard: one shared, bounded gate in front of a downstream service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from langflow_sluice.errors import BulkheadFull, InvalidInput, QueueTimeout, WouldBlockLoop
+from langflow_sluice.guard.admission import AdmissionQueue
+from langflow_sluice.guard.clock import SYSTEM_CLOCK
+from langflow_sluice.guard.settings import PRIORITIES, GuardSettings, Priority
+from langflow_sluice.guard.statistics import GuardStatistics
+from langflow_sluice.guard.waiter import Waiter, WaiterState
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from langflow_sluice.guard.clock import Clock
+
+
+class Slot:
+    """One permit of a guard, for ``async with`` or, without an event loop, ``with``; used once.
+
+    The permit is held from entering to leaving, however the body ends. Entering raises what ``Guard.slot`` says.
+
+    Attributes:
+        waited_s: Seconds spent in the queue; set on entering.
+    """
+
+    __slots__ = ("_guard", "_held", "_waiter", "waited_s")
+
+    def __init__(self, guard: Guard, tokens: float, priority: Priority) -> None:
+        self._guard = guard
+        self._waiter = Waiter(tokens, priority)
+        self._held = False
+        self.waited_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        queue, waiter = self._guard.admission, self._waiter
+        self._start(queue)
+        if not waiter.settled:
+            try:
+                await waiter.wait()
+            except BaseException:
+                # Cancelled while waiting, or just after the grant: the queue tells which.
+                queue.leave(waiter)
+                raise
+        self._entered()
+        return self
+
+    def __enter__(self) -> Self:
+        queue, waiter = self._guard.admission, self._waiter
+        self._start(queue)
+        if not waiter.settled:
+            if _on_event_loop():
+                queue.leave(waiter)
+                msg = (
+                    f"A synchronous call would have to wait for guard {self._guard.name!r} on a thread that runs an "
+                    f"event loop, and nothing on that loop could finish meanwhile, the calls it waits for included."
+                )
+                hint = "Call the asynchronous method (ainvoke, astream), or run the call in a worker thread."
+                raise WouldBlockLoop(msg, hint=hint)
+            try:
+                waiter.wait_blocking()
+            except BaseException:
+                queue.leave(waiter)
+                raise
+        self._entered()
+        return self
+
+    def _start(self, queue: AdmissionQueue) -> None:
+        if self._waiter.state is not WaiterState.NEW:
+            msg = "a slot is entered once; ask the guard for another one"
+            raise RuntimeError(msg)
+        queue.enter(self._waiter)
+
+    def _entered(self) -> None:
+        if self._waiter.state is not WaiterState.GRANTED:
+            raise self._guard.turned_away(self._waiter)
+        self._held = True
+        self.waited_s = self._guard.clock.now() - self._waiter.enqueued_at
+
+    def _leave(self) -> None:
+        if self._held:
+            self._held = False
+            self._guard.admission.release()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def settle_tokens(self, used: float) -> None:
+        """Replaces the tokens reserved on entering by those really used; once, after the call."""
+        self._guard.admission.correct_tokens(used - self._waiter.tokens)
+        self._waiter.tokens = used
+
+
+class Guard:
+    """Concurrency cap, rates and bounded queue under one name, for every flow, loop and thread of the process.
+
+    All methods may be called from any thread and any event loop. A guard is one object for life: copies and deep
+    copies are the guard itself, since an agent deep-copies its tools for each call.
+
+    Args:
+        name: Shown in errors and statistics; must not hold a credential.
+        settings: The limits; change them with ``change``.
+        clock: Source of time; the machine's unless a test brings its own.
+    """
+
+    def __init__(self, name: str, settings: GuardSettings, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.name = name
+        self.clock = clock
+        self.admission = AdmissionQueue(settings, clock)
+
+    @property
+    def settings(self) -> GuardSettings:
+        """The limits in force."""
+        return self.admission.settings
+
+    def change(self, settings: GuardSettings) -> None:
+        """Puts other limits in force at once; nobody loses a place in the queue or a permit."""
+        self.admission.change(settings)
+
+    def slot(self, *, tokens: float = 0.0, priority: Priority = "normal") -> Slot:
+        """A permit for one call.
+
+        Args:
+            tokens: Tokens that the call is expected to use; settled afterwards with ``Slot.settle_tokens``.
+            priority: `interactive` goes before `normal` before `batch`; within one, first come first served.
+
+        Returns:
+            A slot to enter with ``async with``, or with ``with`` from a thread without a running event loop.
+
+        Raises:
+            InvalidInput: The priority is unknown, or the tokens exceed what the guard admits in a minute.
+
+        Entering the slot raises:
+            BulkheadFull: The queue holds ``max_queue`` callers already.
+            QueueTimeout: No permit came within ``queue_timeout_s``.
+            WouldBlockLoop: Entered with ``with`` on a thread whose running loop it would block.
+        """
+        if priority not in PRIORITIES:
+            raise InvalidInput.of("priority", priority, "there is no such lane", fix=f"Use one of {PRIORITIES}.")
+        budget = self.settings.tokens_per_minute
+        if budget and tokens > budget:
+            msg = (
+                f"A request of about {tokens:.0f} tokens is larger than all that guard {self.name!r} admits in a "
+                f"minute ({budget:.0f})."
+            )
+            hint = f"Raise tokens_per_minute above {tokens:.0f}, or send a shorter prompt or a smaller max_tokens."
+            raise InvalidInput(msg, hint=hint)
+        return Slot(self, tokens, priority)
+
+    def turned_away(self, waiter: Waiter) -> BulkheadFull | QueueTimeout:
+        """The error for a waiter that was not admitted."""
+        settings, in_flight = self.settings, self.admission.in_flight
+        if waiter.state is WaiterState.REFUSED:
+            msg = (
+                f"Guard {self.name!r} is full: {in_flight} calls in flight (max_concurrency "
+                f"{settings.max_concurrency}) and {waiter.position} waiting (max_queue {settings.max_queue})."
+            )
+            return BulkheadFull(msg, hint="Send less at once, or raise max_queue or max_concurrency.")
+        msg = (
+            f"Guard {self.name!r} had no free slot within {settings.queue_timeout_s:g} s (queue_timeout): {in_flight} "
+            f"calls in flight (max_concurrency {settings.max_concurrency}), {sum(self.admission.waiting().values())} "
+            f"still waiting."
+        )
+        return QueueTimeout(msg, hint="Send less at once, or raise queue_timeout or the limit that is too low.")
+
+    def statistics(self) -> GuardStatistics:
+        """A snapshot; takes no lock that a caller of the guard could wait for."""
+        queue = self.admission
+        return GuardStatistics(
+            name=self.name,
+            settings=queue.settings,
+            in_flight=queue.in_flight,
+            peak_in_flight=queue.peak_in_flight,
+            waiting=queue.waiting(),
+            admitted=queue.admitted,
+            refused=queue.refused,
+            expired=queue.expired,
+            gone=queue.gone,
+        )
+
+    def __copy__(self) -> Guard:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Guard:
+        return self
+
+    def __repr__(self) -> str:
+        waiting = sum(self.admission.waiting().values())
+        return f"<Guard {self.name!r}: {self.admission.in_flight} in flight, {waiting} waiting>"
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""One guard for each name, for all flows of the process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from langflow_sluice.guard.clock import SYSTEM_CLOCK, Clock
+from langflow_sluice.guard.guard import Guard
+from langflow_sluice.guard.settings import GuardSettings
+
+# A node that has not asked for its guard for this long no longer tightens it for others: it was edited or deleted.
+FORGET_AFTER_S = 600.0
+# Guards are kept while in use and for a long time after; gates and fan-outs of deleted flows are not kept for ever.
+MAX_IDLE_GUARDS = 1024
+
+
+@dataclass(slots=True)
+class _Entry:
+    guard: Guard
+    asked: dict[str, tuple[GuardSettings, float]] = field(default_factory=dict)
+
+
+class GuardRegistry:
+    """Guards by name; any thread.
+
+    Several nodes may name one guard with different settings: each limit is then the tightest asked for, and
+    ``disagreement`` says so. A node that changes its own settings replaces what it asked for before.
+
+    Args:
+        clock: Given to the guards and used to forget nodes that are gone.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    def guard(self, name: str, settings: GuardSettings, *, asked_by: str) -> Guard:
+        """The guard of that name, made on first use, with these settings taken into account.
+
+        Args:
+            name: The guard's name.
+            settings: What the caller wants held.
+            asked_by: Identity of the node that asks, the same each time it runs.
+        """
+        now = self._clock.now()
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is None:
+                entry = self._entries[name] = _Entry(Guard(name, settings, self._clock))
+                self._drop_idle()
+            self._entries.move_to_end(name)
+            known = entry.asked.get(asked_by)
+            entry.asked[asked_by] = (settings, now)
+            if known is None or known[0] != settings or len(entry.asked) > 1:
+                entry.asked = {who: what for who, what in entry.asked.items() if now - what[1] < FORGET_AFTER_S}
+                effective = functools.reduce(GuardSettings.tighter, (asked for asked, _ in entry.asked.values()))
+                if effective != entry.guard.settings:
+                    entry.guard.change(effective)
+            return entry.guard
+
+    def guards(self) -> list[Guard]:
+        """All guards, the one asked for last at the end."""
+        with self._lock:
+            return [entry.guard for entry in self._entries.values()]
+
+    def _drop_idle(self) -> None:
+        surplus = len(self._entries) - MAX_IDLE_GUARDS
+        for name in [each for each, entry in self._entries.items() if _is_idle(entry.guard)][: max(0, surplus)]:
+            del self._entries[name]
+
+
+def disagreement(guard: Guard, wanted: GuardSettings) -> str:
+    """Says in one sentence where a guard holds tighter limits than wanted; empty where it does not."""
+    stricter = [
+        f"{name} {getattr(guard.settings, name):g} instead of {getattr(wanted, name):g}"
+        for name in wanted.differing(guard.settings)
+    ]
+    if not stricter:
+        return ""
+    return f"Another node that shares guard {guard.name!r} asks for less: {', '.join(stricter)}."
+
+
+def _is_idle(guard: Guard) -> bool:
+    return not guard.admission.in_flight and not sum(guard.admission.waiting().values())
+
+
+_registry = GuardRegistry()
+
+
+def _start_afresh() -> None:
+    global _registry  # noqa: PLW0603 - permits held by the parent process are not ours
+    _registry = GuardRegistry()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
+
+
+def guard_registry() -> GuardRegistry:
+    """The registry of this process; a forked child has its own, empty one."""
+    return _registry

@@ -1,0 +1,60 @@
+"""What a guard is asked to hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from langflow_sluice.errors import InvalidInput
+
+Priority = Literal["interactive", "normal", "batch"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+
+LIMITS = ("max_concurrency", "requests_per_minute", "tokens_per_minute", "max_queue", "queue_timeout_s")
+_WHOLE = frozenset({"max_concurrency", "max_queue"})
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """Limits of one guard; 0 turns a limit off.
+
+    Attributes:
+        max_concurrency: Calls in flight at once.
+        requests_per_minute: Calls admitted a minute, spread evenly: the burst is one second's share, at least one.
+        tokens_per_minute: Tokens admitted a minute; the burst is one minute's share, so that a single request may
+            take nearly all of it.
+        max_queue: Callers that may wait at once; the next is turned away with ``BulkheadFull``.
+        queue_timeout_s: Seconds a caller waits before it leaves with ``QueueTimeout``.
+    """
+
+    max_concurrency: int = 8
+    requests_per_minute: float = 0.0
+    tokens_per_minute: float = 0.0
+    max_queue: int = 1000
+    queue_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in LIMITS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                raise InvalidInput.of(
+                    name, value, "a limit is a number of 0 or more", fix=f"Set {name} to 0 (no limit) or above."
+                )
+            if name in _WHOLE and value != int(value):
+                raise InvalidInput.of(name, value, "it counts callers", fix=f"Set {name} to a whole number.")
+
+    def tighter(self, other: GuardSettings) -> GuardSettings:
+        """The stricter of both, limit by limit; a limit that is off (0) never wins over one that is on."""
+        changes: dict[str, Any] = {name: _tighter(getattr(self, name), getattr(other, name)) for name in LIMITS}
+        return replace(self, **changes)
+
+    def differing(self, other: GuardSettings) -> tuple[str, ...]:
+        """Names of the limits in which the two differ."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name))
+
+
+def _tighter(one: float, other: float) -> float:
+    if not one or not other:
+        return one or other
+    return min(one, other)

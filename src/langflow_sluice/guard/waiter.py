@@ -1,0 +1,98 @@
+"""One caller at a guard, and how it is woken on its own loop or thread."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langflow_sluice.guard.settings import Priority
+
+
+class WaiterState(enum.Enum):
+    """Where a caller stands; only the admission queue moves it on."""
+
+    NEW = enum.auto()
+    WAITING = enum.auto()
+    GRANTED = enum.auto()
+    EXPIRED = enum.auto()
+    REFUSED = enum.auto()
+    GONE = enum.auto()
+
+
+class Waiter:
+    """One caller's place at a guard.
+
+    A waiter is made before it is known whether the caller must wait, and most callers need not: what it takes to be
+    woken is made only then. A grant may fall between the caller's look at the state and its wait; so the granting
+    side sets the state first and then looks for something to wake, and the waiting side does it the other way round.
+    """
+
+    __slots__ = ("_wake", "deadline", "enqueued_at", "position", "priority", "state", "tokens")
+
+    def __init__(self, tokens: float, priority: Priority) -> None:
+        self.tokens = tokens
+        self.priority = priority
+        self.state = WaiterState.NEW
+        self.enqueued_at = 0.0
+        self.deadline = 0.0
+        self.position = 0
+        self._wake: Callable[[], None] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the caller has its answer."""
+        return self.state not in {WaiterState.NEW, WaiterState.WAITING}
+
+    @property
+    def waits(self) -> bool:
+        """Whether the caller has made itself ready to be woken."""
+        return self._wake is not None
+
+    def wake(self) -> bool:
+        """Tells a caller that waits that it is settled; any thread.
+
+        Returns:
+            False where nobody can be told any more: the caller's event loop is closed.
+        """
+        wake = self._wake
+        if wake is None:
+            return True
+        try:
+            wake()
+        except RuntimeError:
+            return False
+        return True
+
+    async def wait(self) -> None:
+        """Waits on the running loop until settled; cancellation leaves the state to the queue."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def resolve() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        thread = threading.get_ident()
+
+        def wake() -> None:
+            # The caller's own loop needs no wake-up through the self-pipe; a closed one raises in both ways.
+            if threading.get_ident() == thread and not loop.is_closed():
+                resolve()
+            else:
+                loop.call_soon_threadsafe(resolve)
+
+        self._wake = wake
+        if not self.settled:
+            await future
+
+    def wait_blocking(self) -> None:
+        """Blocks the calling thread until settled."""
+        woken = threading.Event()
+        self._wake = woken.set
+        if not self.settled:
+            woken.wait()
