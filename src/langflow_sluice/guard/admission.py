@@ -17,6 +17,7 @@ Synchronization-Parallelism Tradeoff, SPAA 2010).
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ class AdmissionQueue:
         self.refused = 0
         self.expired = 0
         self.gone = 0
+        self.paused_until = -math.inf
         self.settings = settings
         self._apply(settings)
 
@@ -84,6 +86,10 @@ class AdmissionQueue:
     def correct_tokens(self, amount: float) -> None:
         """Charges tokens (or refunds, if negative) after the fact."""
         self._submit(self._correct_tokens, amount)
+
+    def pause(self, seconds: float) -> None:
+        """Admits nobody for this long; of several pauses the one that ends last counts."""
+        self._submit(self._pause, self._clock.now() + seconds)
 
     def waiting(self) -> dict[Priority, int]:
         """How many wait, by priority; a snapshot."""
@@ -116,7 +122,7 @@ class AdmissionQueue:
         waiter.enqueued_at = now
         self._arrivals += 1
         if not len(self._lanes):
-            if self._free_at(waiter, now) <= now:
+            if self._free_at(waiter) <= now:
                 self._grant(waiter)
                 return
         else:
@@ -130,9 +136,9 @@ class AdmissionQueue:
         waiter.state = WaiterState.WAITING
         waiter.position = len(self._lanes) + 1
         self._lanes.append(waiter)
-        if self.settings.queue_timeout_s:
-            waiter.deadline = now + self.settings.queue_timeout_s
-            heapq.heappush(self._deadlines, (waiter.deadline, self._arrivals, waiter))
+        patience_s = min(waiter.patience_s or math.inf, self.settings.queue_timeout_s or math.inf)
+        if patience_s < math.inf:
+            heapq.heappush(self._deadlines, (now + patience_s, self._arrivals, waiter))
 
     def _release(self, _: None) -> None:
         self.in_flight -= 1
@@ -156,6 +162,9 @@ class AdmissionQueue:
         if self._tokens is not None:
             self._tokens.correct(amount)
 
+    def _pause(self, until: float) -> None:
+        self.paused_until = max(self.paused_until, until)
+
     def _admit(self) -> None:
         if not len(self._lanes):
             self._arm(None)
@@ -164,18 +173,18 @@ class AdmissionQueue:
         self._expire(now)
         free_at: float | None = None
         while (waiter := self._lanes.front()) is not None:
-            free_at = self._free_at(waiter, now)
+            free_at = self._free_at(waiter)
             if free_at > now:
                 break
             self._lanes.pop(waiter)
             self._grant(waiter)
         self._arm(self._next_wake_up(free_at if len(self._lanes) else None))
 
-    def _free_at(self, waiter: Waiter, now: float) -> float:
-        """When the waiter could go: ``now``, a time of refill, or never (until a permit comes back)."""
+    def _free_at(self, waiter: Waiter) -> float:
+        """When the waiter could go: a time past, a time of refill, or never (until a permit comes back)."""
         if self.settings.max_concurrency and self.in_flight >= self.settings.max_concurrency:
-            return float("inf")
-        free_at = now
+            return math.inf
+        free_at = self.paused_until
         if self._requests is not None:
             free_at = max(free_at, self._requests.ready_at(1))
         if self._tokens is not None and waiter.tokens:
@@ -213,7 +222,7 @@ class AdmissionQueue:
             heapq.heapify(self._deadlines)
 
     def _next_wake_up(self, free_at: float | None) -> float | None:
-        times = [] if free_at is None or free_at == float("inf") else [free_at]
+        times = [] if free_at is None or free_at == math.inf else [free_at]
         while self._deadlines and self._deadlines[0][2].state is not WaiterState.WAITING:
             heapq.heappop(self._deadlines)
         if self._deadlines:

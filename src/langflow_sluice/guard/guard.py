@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from langflow_sluice.guard.clock import Clock
 
 
+# No service gets to stop a deployment for longer with one Retry-After header; it is asked again after that.
+MAX_PAUSE_S = 120.0
+
+
 class Slot:
     """One permit of a guard, for ``async with`` or, without an event loop, ``with``; used once.
 
@@ -31,9 +35,9 @@ class Slot:
 
     __slots__ = ("_guard", "_held", "_waiter", "waited_s")
 
-    def __init__(self, guard: Guard, tokens: float, priority: Priority) -> None:
+    def __init__(self, guard: Guard, tokens: float, priority: Priority, patience_s: float | None) -> None:
         self._guard = guard
-        self._waiter = Waiter(tokens, priority)
+        self._waiter = Waiter(tokens, priority, patience_s)
         self._held = False
         self.waited_s = 0.0
 
@@ -98,7 +102,7 @@ class Slot:
         self._leave()
 
     def settle_tokens(self, used: float) -> None:
-        """Replaces the tokens reserved on entering by those really used; once, after the call."""
+        """Replaces the tokens reserved on entering by those really used; what is said last counts."""
         self._guard.admission.correct_tokens(used - self._waiter.tokens)
         self._waiter.tokens = used
 
@@ -119,6 +123,7 @@ class Guard:
         self.name = name
         self.clock = clock
         self.admission = AdmissionQueue(settings, clock)
+        self.retries = 0
 
     @property
     def settings(self) -> GuardSettings:
@@ -129,12 +134,21 @@ class Guard:
         """Puts other limits in force at once; nobody loses a place in the queue or a permit."""
         self.admission.change(settings)
 
-    def slot(self, *, tokens: float = 0.0, priority: Priority = "normal") -> Slot:
+    def count_retry(self) -> None:
+        """Notes that an attempt failed and another one follows."""
+        self.retries += 1
+
+    def pause(self, seconds: float) -> None:
+        """Admits nobody for this long, because the service asked for it; those in flight finish."""
+        self.admission.pause(min(seconds, MAX_PAUSE_S))
+
+    def slot(self, *, tokens: float = 0.0, priority: Priority = "normal", patience_s: float | None = None) -> Slot:
         """A permit for one call.
 
         Args:
             tokens: Tokens that the call is expected to use; settled afterwards with ``Slot.settle_tokens``.
             priority: `interactive` goes before `normal` before `batch`; within one, first come first served.
+            patience_s: Seconds that this caller can wait at most, where that is less than ``queue_timeout_s``.
 
         Returns:
             A slot to enter with ``async with``, or with ``with`` from a thread without a running event loop.
@@ -144,7 +158,7 @@ class Guard:
 
         Entering the slot raises:
             BulkheadFull: The queue holds ``max_queue`` callers already.
-            QueueTimeout: No permit came within ``queue_timeout_s``.
+            QueueTimeout: No permit came within ``queue_timeout_s`` or ``patience_s``.
             WouldBlockLoop: Entered with ``with`` on a thread whose running loop it would block.
         """
         if priority not in PRIORITIES:
@@ -157,7 +171,7 @@ class Guard:
             )
             hint = f"Raise tokens_per_minute above {tokens:.0f}, or send a shorter prompt or a smaller max_tokens."
             raise InvalidInput(msg, hint=hint)
-        return Slot(self, tokens, priority)
+        return Slot(self, tokens, priority, patience_s)
 
     def turned_away(self, waiter: Waiter) -> BulkheadFull | QueueTimeout:
         """The error for a waiter that was not admitted."""
@@ -168,10 +182,11 @@ class Guard:
                 f"{settings.max_concurrency}) and {waiter.position} waiting (max_queue {settings.max_queue})."
             )
             return BulkheadFull(msg, hint="Send less at once, or raise max_queue or max_concurrency.")
+        waited_s = self.clock.now() - waiter.enqueued_at
         msg = (
-            f"Guard {self.name!r} had no free slot within {settings.queue_timeout_s:g} s (queue_timeout): {in_flight} "
-            f"calls in flight (max_concurrency {settings.max_concurrency}), {sum(self.admission.waiting().values())} "
-            f"still waiting."
+            f"Guard {self.name!r} had no free slot within {waited_s:.3g} s (queue_timeout "
+            f"{settings.queue_timeout_s:g}): {in_flight} calls in flight (max_concurrency "
+            f"{settings.max_concurrency}), {sum(self.admission.waiting().values())} still waiting."
         )
         return QueueTimeout(msg, hint="Send less at once, or raise queue_timeout or the limit that is too low.")
 
@@ -188,6 +203,8 @@ class Guard:
             refused=queue.refused,
             expired=queue.expired,
             gone=queue.gone,
+            retries=self.retries,
+            pause_left_s=max(0.0, queue.paused_until - self.clock.now()),
         )
 
     def __copy__(self) -> Guard:

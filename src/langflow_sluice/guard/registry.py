@@ -39,21 +39,22 @@ class GuardRegistry:
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
-    def guard(self, name: str, settings: GuardSettings, *, asked_by: str) -> Guard:
-        """The guard of that name, made on first use, with these settings taken into account.
+    def guard(self, key: str, settings: GuardSettings, *, asked_by: str, name: str = "") -> Guard:
+        """The guard of that key, made on first use, with these settings taken into account.
 
         Args:
-            name: The guard's name.
+            key: Tells guards apart; holds whatever makes a name private, such as its user.
             settings: What the caller wants held.
             asked_by: Identity of the node that asks, the same each time it runs.
+            name: The guard's name in messages, where that is not its key.
         """
         now = self._clock.now()
         with self._lock:
-            entry = self._entries.get(name)
+            entry = self._entries.get(key)
             if entry is None:
-                entry = self._entries[name] = _Entry(Guard(name, settings, self._clock))
+                entry = self._entries[key] = _Entry(Guard(name or key, settings, self._clock))
                 self._drop_idle()
-            self._entries.move_to_end(name)
+            self._entries.move_to_end(key)
             known = entry.asked.get(asked_by)
             entry.asked[asked_by] = (settings, now)
             if known is None or known[0] != settings or len(entry.asked) > 1:

@@ -25,6 +25,8 @@ class GuardStatistics:
         refused: Callers turned away because the queue was full.
         expired: Callers that left after their queue timeout.
         gone: Callers that were cancelled, or whose loop closed, before they could use a permit.
+        retries: Attempts that failed and were followed by another one.
+        pause_left_s: Seconds for which the service has asked to be left alone.
     """
 
     name: str
@@ -36,3 +38,5 @@ class GuardStatistics:
     refused: int
     expired: int
     gone: int
+    retries: int
+    pause_left_s: float

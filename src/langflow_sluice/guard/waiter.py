@@ -32,14 +32,14 @@ class Waiter:
     side sets the state first and then looks for something to wake, and the waiting side does it the other way round.
     """
 
-    __slots__ = ("_wake", "deadline", "enqueued_at", "position", "priority", "state", "tokens")
+    __slots__ = ("_wake", "enqueued_at", "patience_s", "position", "priority", "state", "tokens")
 
-    def __init__(self, tokens: float, priority: Priority) -> None:
+    def __init__(self, tokens: float, priority: Priority, patience_s: float | None) -> None:
         self.tokens = tokens
         self.priority = priority
+        self.patience_s = patience_s
         self.state = WaiterState.NEW
         self.enqueued_at = 0.0
-        self.deadline = 0.0
         self.position = 0
         self._wake: Callable[[], None] | None = None
 

@@ -1,0 +1,1 @@
+"""What the nodes of the canvas share: their common inputs, and the way from a node to its guard."""

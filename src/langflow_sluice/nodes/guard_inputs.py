@@ -1,0 +1,164 @@
+"""The inputs that every guarded node has, and what they mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from lfx.io import DropdownInput, FloatInput, IntInput, StrInput
+
+from langflow_sluice.guard import PRIORITIES, Guard, GuardSettings, disagreement, guard_registry
+
+if TYPE_CHECKING:
+    from lfx.custom.custom_component.component import Component
+    from lfx.inputs.inputs import InputTypes
+
+    from langflow_sluice.guard import Priority
+    from langflow_sluice.guard.retry import Tally
+
+NAMED_BY_CREDENTIAL = "everyone who uses the same service and credential shares one guard"
+NAMED_BY_NODE = "this node has a guard of its own, shared by all runs of the flow"
+
+
+def guard_inputs(
+    *, blank_name: str, max_concurrency: int = 8, queue_timeout: float = 60.0, tokens: bool = False
+) -> list[InputTypes]:
+    """The advanced inputs of a guarded node.
+
+    Args:
+        blank_name: What a blank name means for this node, as the end of a sentence.
+        max_concurrency: Default cap.
+        queue_timeout: Default seconds in the queue.
+        tokens: Whether the node's calls are counted in tokens too.
+    """
+    inputs = [
+        StrInput(
+            name="guard_name",
+            display_name="Guard Name",
+            advanced=True,
+            info=f"Nodes that name the same guard share its limits, in all your flows. Blank: {blank_name}.",
+        ),
+        IntInput(
+            name="max_concurrency",
+            display_name="Max Concurrency",
+            value=max_concurrency,
+            advanced=True,
+            info="Calls in flight at once, over all flows of this server. 0: no limit.",
+        ),
+        FloatInput(
+            name="requests_per_minute",
+            display_name="Requests per Minute",
+            value=0,
+            advanced=True,
+            info="Calls started a minute, spread evenly. 0: no limit.",
+        ),
+    ]
+    if tokens:
+        inputs.append(
+            FloatInput(
+                name="tokens_per_minute",
+                display_name="Tokens per Minute",
+                value=0,
+                advanced=True,
+                info="Tokens a minute, estimated before a call and corrected by the usage reported. 0: no limit.",
+            )
+        )
+    inputs += [
+        IntInput(
+            name="max_queue",
+            display_name="Max Queue",
+            value=1000,
+            advanced=True,
+            info="Calls that may wait; the next one is turned away at once. 0: no limit.",
+        ),
+        FloatInput(
+            name="queue_timeout",
+            display_name="Queue Timeout",
+            value=queue_timeout,
+            advanced=True,
+            info="Seconds that a call waits for its turn before it gives up. 0: no limit.",
+        ),
+        DropdownInput(
+            name="priority",
+            display_name="Priority",
+            options=list(PRIORITIES),
+            value="normal",
+            advanced=True,
+            info="Interactive goes before normal before batch; batch is delayed, never starved.",
+        ),
+    ]
+    return cast("list[InputTypes]", inputs)
+
+
+def guard_settings(component: Component) -> GuardSettings:
+    """The limits that a node's inputs ask for.
+
+    Raises:
+        InvalidInput: One of them is not a limit; names it.
+    """
+    values: dict[str, Any] = {
+        "max_concurrency": component.max_concurrency,
+        "requests_per_minute": component.requests_per_minute,
+        "tokens_per_minute": getattr(component, "tokens_per_minute", 0),
+        "max_queue": component.max_queue,
+        "queue_timeout_s": component.queue_timeout,
+    }
+    # An emptied number field arrives as None or as an empty text.
+    return GuardSettings(**{name: 0 if value is None or value == "" else value for name, value in values.items()})
+
+
+def guard_of(component: Component, blank_name: str) -> Guard:
+    """The guard that a node's inputs name.
+
+    Args:
+        component: The node.
+        blank_name: The guard's name where the node leaves it blank: tells the service and credential, or the node.
+    """
+    settings = guard_settings(component)
+    name = (component.guard_name or "").strip()
+    # An explicit name is private to its Langflow user: nobody can slow down another one's flows by guessing names.
+    key = f"{_user(component)}/{name}" if name else blank_name
+    guard = guard_registry().guard(key, settings, asked_by=node_identity(component), name=name)
+    warning = disagreement(guard, settings)
+    if warning:
+        component.log(warning, name="Guard")
+    return guard
+
+
+def priority_of(component: Component) -> Priority:
+    """The lane that a node's inputs name."""
+    return cast("Priority", component.priority or "normal")
+
+
+def node_identity(component: Component) -> str:
+    """Tells a node from all others, the same in each run: its flow and its id on the canvas."""
+    vertex = component._vertex  # noqa: SLF001 - a component knows its place in the graph by no other name
+    flow = vertex.graph.flow_id if vertex is not None else None
+    return f"{flow or 'no flow'}:{component.get_id()}"
+
+
+def _user(component: Component) -> str:
+    try:
+        return str(component.user_id or "")
+    except (AttributeError, ValueError):
+        return ""
+
+
+def report(guard: Guard, tally: Tally | None = None) -> str:
+    """One line for a node's status: what its calls went through, and the guard as it stands."""
+    statistics = guard.statistics()
+    cap = f" of {guard.settings.max_concurrency}" if guard.settings.max_concurrency else ""
+    parts = (
+        [] if tally is None else [f"{tally.calls} calls", f"waited {tally.waited_s:.2f} s", f"{tally.retries} retries"]
+    )
+    parts += [
+        f"{statistics.in_flight}{cap} in flight",
+        f"{sum(statistics.waiting.values())} waiting",
+        f"{statistics.refused + statistics.expired} turned away so far",
+    ]
+    return f"Guard {guard.name}: {', '.join(parts)}."
+
+
+def report_of(model: Any) -> str:
+    """``report`` for the guard in front of a guarded model, with what its calls went through in this run."""
+    protection = model._protection  # noqa: SLF001 - no attribute of ours must show among the model's own fields
+    return report(protection.guard, protection.tally)

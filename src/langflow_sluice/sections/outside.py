@@ -1,0 +1,66 @@
+"""Values that a section takes from nodes outside of it: computed once a run, whatever the number of items."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lfx.graph.graph.base import Graph
+    from lfx.graph.vertex.base import Vertex
+
+    from langflow_sluice.sections.borders import Section
+
+
+class _BuildOnce:
+    """Stands in for one vertex's ``build``, so that it runs once in this run of the graph.
+
+    A node that a section needs may come later in Langflow's own order. The section builds it; when Langflow gets to
+    it, the result is there already. Set on the one vertex object, which lives for one run.
+    """
+
+    def __init__(self, vertex: Vertex) -> None:
+        self._build = vertex.build
+        self._vertex = vertex
+        self._building: asyncio.Future[Any] | None = None
+
+    async def __call__(self, **options: Any) -> Any:
+        if self._vertex.built:
+            return self._vertex.built_object
+        if self._building is None:
+            self._building = asyncio.ensure_future(self._build(**options))
+        # A run that is cancelled must not cancel the node under those who wait for it too; the last one out does.
+        return await asyncio.shield(self._building)
+
+
+async def build_outside(graph: Graph, section: Section, build_options: dict[str, Any]) -> None:
+    """Builds the nodes from which a section takes values, with all they depend on, where that is not done yet.
+
+    Args:
+        graph: The graph that the section's owner belongs to.
+        section: Its ``inlets`` name the nodes.
+        build_options: What Langflow passes to ``Vertex.build`` in this run.
+    """
+    for vertex_id in dict.fromkeys(edge.source_id for edge in section.inlets):
+        await _build(graph, graph.get_vertex(vertex_id), build_options, frozenset({section.owner_id}))
+
+
+async def _build(graph: Graph, vertex: Vertex, options: dict[str, Any], path: frozenset[str]) -> None:
+    if vertex.built or vertex.id in path or _is_left_out(graph, vertex):
+        return
+    for source_id in dict.fromkeys(graph.predecessor_map.get(vertex.id, ())):
+        await _build(graph, graph.get_vertex(source_id), options, path | {vertex.id})
+    if vertex.lock.locked():
+        # Langflow is building it at this moment, in the same layer as the section's owner.
+        async with vertex.lock:
+            pass
+    if not vertex.built:
+        once = vertex.__dict__.get("build")
+        if not isinstance(once, _BuildOnce):
+            once = _BuildOnce(vertex)
+            vertex.__dict__["build"] = once
+        await once(**options)
+
+
+def _is_left_out(graph: Graph, vertex: Vertex) -> bool:
+    return not vertex.is_active() or vertex.id in graph.conditionally_excluded_vertices
