@@ -1,0 +1,233 @@
+"""Sections on real Langflow graphs, run by Langflow's own scheduler around them."""
+
+import asyncio
+
+import pytest
+from lfx.graph import Graph
+
+from langflow_sluice.guard import GuardRegistry, registry
+
+pytestmark = pytest.mark.usefixtures("fresh_guards")
+
+
+@pytest.fixture
+def fresh_guards(monkeypatch):
+    monkeypatch.setattr(registry, "_registry", GuardRegistry())
+
+
+async def run(first, last):
+    graph = Graph(first, last)
+    graph.prepare()
+    await graph.initialize_run()
+    await graph.process(fallback_to_env_vars=False)
+    return graph
+
+
+@pytest.fixture
+def steps(nodes):
+    def make(*names):
+        return [nodes.StepComponent(_id=name) for name in names]
+
+    return make
+
+
+async def fan_out_through(nodes, fan, body, *, extra=None, connect=None):
+    """Runs source -> fan -> body -> back, and its outputs into a sink."""
+    source, sink = nodes.SourceComponent(_id="source"), nodes.SinkComponent(_id="sink")
+    fan.set(data=source.rows)
+    if connect is None:
+        body[0].set(item=fan.item_output)
+        for before, after in zip(body, body[1:], strict=False):
+            after.set(item=before.out)
+        fan.set(item=body[-1].out)
+    else:
+        connect(fan)
+    if extra is not None:
+        body[0].set(extra=extra.message)
+    sink.set(value=fan.done_output, other=fan.failed_output)
+    return await run(source, sink)
+
+
+def column(table, name="n"):
+    return table[name].tolist() if len(table) else []
+
+
+async def test_each_row_runs_through_the_body_and_the_results_keep_their_order(probe, nodes, sluice_nodes, steps):
+    probe.rows = 6
+    probe.turns = lambda n: 30 - 5 * n  # the first rows take the longest
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan", max_concurrency=3), steps("a", "b"))
+    done, failed = probe.results["sink"]
+    assert column(done) == [2, 3, 4, 5, 6, 7]
+    assert len(failed) == 0
+    assert (probe.runs["a"], probe.runs["b"]) == (6, 6)
+    assert probe.most["a"] == 3
+
+
+async def test_failed_rows_are_listed_with_their_error_and_the_others_are_kept(probe, nodes, sluice_nodes, steps):
+    probe.rows, probe.failing = 10, {2, 5}
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan", max_concurrency=4, item_retries=0), steps("a"))
+    done, failed = probe.results["sink"]
+    assert column(done) == [1, 2, 4, 5, 7, 8, 9, 10]
+    assert failed.to_dict(orient="records") == [
+        {"n": 2, "_row": 2, "_error": "n is 2", "_attempts": 1},
+        {"n": 5, "_row": 5, "_error": "n is 5", "_attempts": 1},
+    ]
+
+
+async def test_stop_ends_with_the_first_error_and_names_its_row(probe, nodes, sluice_nodes, steps):
+    probe.rows, probe.failing = 300, {3}
+    with pytest.raises(Exception, match="Row 3 failed: n is 3"):
+        await fan_out_through(
+            nodes, sluice_nodes.fan_out(_id="fan", max_concurrency=2, on_error="stop"), steps("a")
+        )
+    assert probe.runs["a"] < 150
+    assert probe.now["a"] == 0
+
+
+async def test_a_node_outside_the_body_runs_once_whatever_the_number_of_rows(probe, nodes, sluice_nodes, steps):
+    outside = nodes.SourceComponent(_id="outside", text="from outside")
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan"), steps("a"), extra=outside)
+    done, _ = probe.results["sink"]
+    assert column(done, "extra") == ["from outside"] * 5
+    assert probe.runs["outside"] == 1
+
+
+async def test_a_row_whose_branch_leads_nowhere_is_reported_and_not_an_empty_success(
+    probe, nodes, sluice_nodes, steps
+):
+    parity, (a,) = nodes.ParityComponent(_id="parity"), steps("a")
+
+    def connect(fan):
+        parity.set(item=fan.item_output)
+        a.set(item=parity.odd)
+        fan.set(item=a.out)
+
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan"), [], connect=connect)
+    done, failed = probe.results["sink"]
+    assert column(done) == [2, 4]
+    assert column(failed, "_row") == [0, 2, 4]
+    assert "ended without a result" in failed["_error"][0]
+
+
+async def test_branches_that_come_back_separately_each_give_their_rows(probe, nodes, sluice_nodes, steps):
+    parity, (a, b, c) = nodes.ParityComponent(_id="parity"), steps("a", "b", "c")
+
+    def connect(fan):
+        parity.set(item=fan.item_output)
+        a.set(item=parity.odd)
+        b.set(item=parity.even)
+        c.set(item=b.out)
+        fan.set(item=a.out)
+        fan.set(item=c.out)
+
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan"), [], connect=connect)
+    done, _ = probe.results["sink"]
+    assert column(done) == [2, 2, 4, 4, 6]
+
+
+async def test_a_fan_out_in_a_fan_out_runs_every_pair(probe, nodes, sluice_nodes, steps):
+    probe.rows = 3
+    inner = sluice_nodes.fan_out(_id="inner", max_concurrency=2)
+    (a,) = steps("a")
+
+    def connect(fan):
+        inner.set(data=fan.item_output)
+        a.set(item=inner.item_output)
+        inner.set(item=a.out)
+        fan.set(item=inner.done_output)
+        # The canvas writes the loop types of an output into the edge that comes back; Langflow's Python way does not.
+        fan._edges[-1]["data"]["targetHandle"]["output_types"] = ["Data", "Message", "DataFrame"]
+
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="outer", max_concurrency=3), [], connect=connect)
+    done, failed = probe.results["sink"]
+    assert column(done) == [1, 2, 3]
+    assert len(failed) == 0
+    assert probe.most["a"] <= 2
+
+
+@pytest.mark.parametrize("place", ["first", "last", "alone", "middle"])
+async def test_a_gate_in_a_fan_out_holds_wherever_it_stands(place, probe, nodes, sluice_nodes, steps):
+    probe.rows = 8
+    gate = sluice_nodes.gate(_id="gate", max_concurrency=1)
+    inside, before, after = steps("inside", "before", "after")
+
+    def connect(fan):
+        if place in {"last", "middle"}:
+            before.set(item=fan.item_output)
+            gate.set(value=before.out)
+        else:
+            gate.set(value=fan.item_output)
+        inside.set(item=gate.guarded_output)
+        gate.set(guarded=inside.out)
+        if place in {"first", "middle"}:
+            after.set(item=gate.done_output)
+            fan.set(item=after.out)
+        else:
+            fan.set(item=gate.done_output)
+
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan", max_concurrency=4), [], connect=connect)
+    done, failed = probe.results["sink"]
+    added = {"first": 2, "last": 2, "alone": 1, "middle": 3}[place]
+    assert failed.to_dict(orient="records") == []
+    assert column(done) == [n + added for n in range(8)]
+    assert probe.most["inside"] == 1
+    assert probe.runs["inside"] == 8
+
+
+async def test_a_gate_inside_itself_is_refused_with_an_explanation(probe, nodes, sluice_nodes, steps):
+    gate = sluice_nodes.gate(_id="gate", guard_name="same")
+    (inside,) = steps("inside")
+
+    def connect(fan):
+        gate.set(value=fan.item_output)
+        inside.set(item=gate.guarded_output)
+        gate.set(guarded=inside.out)
+        fan.set(item=gate.done_output)
+
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan", guard_name="same"), [], connect=connect)
+    _, failed = probe.results["sink"]
+    assert len(failed) == 5
+    assert "asks for guard 'same' inside a section that holds it already" in failed["_error"][0]
+
+
+async def test_two_runs_of_one_flow_share_the_cap_of_its_fan_out(probe, nodes, sluice_nodes, steps):
+    probe.turns = lambda _: 20
+
+    async def one():
+        await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan", max_concurrency=2), steps("a"))
+
+    await asyncio.gather(one(), one(), one())
+    assert probe.runs["a"] == 15
+    assert probe.most["a"] == 2
+
+
+async def test_a_body_that_comes_back_nowhere_is_refused_before_any_row_runs(probe, nodes, sluice_nodes, steps):
+    (a,) = steps("a")
+    source, sink = nodes.SourceComponent(_id="source"), nodes.SinkComponent(_id="sink")
+    fan = sluice_nodes.fan_out(_id="fan")
+    fan.set(data=source.rows)
+    a.set(item=fan.item_output)
+    sink.set(value=fan.done_output, other=a.out)
+    with pytest.raises(Exception, match="No node comes back to 'item' of Fan-Out"):
+        await run(source, sink)
+    assert probe.runs["a"] == 0
+
+
+async def test_failed_rows_fed_in_again_run_as_they_were(probe, nodes, sluice_nodes, steps):
+    probe.rows, probe.failing = 4, {2}
+    again = sluice_nodes.fan_out(_id="again")
+    first, second = steps("first", "second")
+    fan = sluice_nodes.fan_out(_id="fan")
+    source, sink = nodes.SourceComponent(_id="source"), nodes.SinkComponent(_id="sink")
+    fan.set(data=source.rows)
+    first.set(item=fan.item_output)
+    fan.set(item=first.out)
+    again.set(data=fan.failed_output)
+    second.set(item=again.item_output)
+    again.set(item=second.out)
+    sink.set(value=again.done_output, other=again.failed_output)
+    await run(source, sink)
+    _, failed = probe.results["sink"]
+    assert failed.to_dict(orient="records") == [{"n": 2, "_row": 0, "_error": "n is 2", "_attempts": 1}]
+
+
