@@ -187,7 +187,7 @@ async def test_a_caller_leaves_after_its_queue_timeout_and_says_how_many_were_be
     await clock.advance(4.9)
     assert not late.done()
     await clock.advance(0.2)
-    with pytest.raises(QueueTimeout, match=r"within 5 s \(queue_timeout\): 1 calls in flight"):
+    with pytest.raises(QueueTimeout, match=r"within 5 s \(queue_timeout 5\): 1 calls in flight"):
         await late
     assert group.guard.statistics().expired == 1
     assert group.guard.statistics().in_flight == 1

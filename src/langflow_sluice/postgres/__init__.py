@@ -1,0 +1,1 @@
+"""PostgreSQL with pgvector: shared engines, searching and writing."""

@@ -1,0 +1,64 @@
+from lfx.custom.custom_component.component import Component
+from lfx.io import DropdownInput, HandleInput, IntInput, Output
+from lfx.schema.data import Data
+
+from langflow_sluice.nodes.database_inputs import collection_inputs, database_of, pool_inputs
+from langflow_sluice.nodes.guard_inputs import NAMED_BY_CREDENTIAL, guard_inputs, report
+from langflow_sluice.nodes.texts import texts_of
+from langflow_sluice.postgres.ingestion import ingest
+
+
+class PooledPGWriterComponent(Component):
+    display_name = "Pooled PG Writer"
+    description = "Embeds texts and writes them to PostgreSQL, once each, over a pool that all flows share."
+    icon = "database"
+
+    inputs = [
+        *collection_inputs(),
+        HandleInput(
+            name="ingest_data",
+            display_name="Ingest Data",
+            input_types=["DataFrame", "Table", "Data", "JSON", "Message"],
+            is_list=True,
+            required=True,
+            info="A table, JSON or messages: one text each, in the field text; other fields become metadata.",
+        ),
+        IntInput(name="batch_size", display_name="Batch Size", value=500, advanced=True, info="Rows a transaction."),
+        DropdownInput(
+            name="on_conflict",
+            display_name="On Conflict",
+            options=["skip", "update", "error"],
+            value="skip",
+            advanced=True,
+            info="What to do with a text that is there already: leave it, replace its embedding, or end with an error.",
+        ),
+        *pool_inputs(),
+        *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, max_concurrency=10),
+    ]
+    outputs = [Output(display_name="Ingest Result", name="ingest_result", method="ingest_documents")]
+
+    async def ingest_documents(self) -> Data:
+        database = database_of(self)
+        texts = texts_of(self.ingest_data)
+        result = await ingest(
+            database,
+            self.collection_name,
+            self.embedding,
+            texts,
+            on_conflict=self.on_conflict,
+            batch_size=self.batch_size,
+            progress=lambda done, total: self.log(f"{done} of {total} texts", name="Progress"),
+        )
+        failed = [{"row": failure.index, "error": failure.reason} for failure in result.failed]
+        self.status = (
+            f"{result.written} written, {result.skipped} there already, {len(failed)} failed. {report(database.guard)}"
+        )
+        return Data(
+            data={
+                "text": f"{result.written} written, {result.skipped} skipped, {len(failed)} failed",
+                "written": result.written,
+                "skipped": result.skipped,
+                "failed": failed,
+                "seconds": round(result.seconds, 3),
+            }
+        )
