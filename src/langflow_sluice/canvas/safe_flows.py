@@ -126,7 +126,8 @@ def fan_out_rows(catalog: Catalog) -> Flow:
         tags=["sluice", "batch"],
     )
     text, split, result = parts.chat_input(flow), parts.lines(flow), parts.chat_output(flow)
-    fan = flow.add(parts.FAN_OUT, "rows")
+    # A few more rows at once than the model takes calls: it stays busy while other rows are being prepared.
+    fan = flow.add(parts.FAN_OUT, "rows", values={"max_concurrency": 12})
     parser = flow.add(parts.PARSER, "row", title="Row as text", values={"pattern": "{text}"})
     model = parts.rate_limited_llm(flow)
     flow.connect(text, "message", split, "data_inputs")
