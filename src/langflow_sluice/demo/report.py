@@ -18,7 +18,12 @@ _COLUMNS = ("kept", "sent", "429s", "failed", "s", "ideal", "conns")
 
 def show(console: Console, sides: list[Side], made: list[Claim], *, strict: bool) -> None:
     """Prints what each side kept and took, and which promises were kept."""
-    table = Table(title="The same work through stock nodes and through Sluice", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="The same work through stock nodes and through Sluice",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("flow", no_wrap=True)
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
