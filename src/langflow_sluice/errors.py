@@ -77,6 +77,20 @@ class QueueTimeout(Rejected):
     code = "queue_timeout"
 
 
+class CircuitOpen(Rejected):
+    """The guard's breaker is open: the service has failed, and nobody is let through for a while.
+
+    Attributes:
+        retry_in_s: Seconds until it is tried again.
+    """
+
+    code = "circuit_open"
+
+    def __init__(self, message: str, *, hint: str = "", retry_in_s: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_in_s = retry_in_s
+
+
 class DeadlineExceeded(SluiceError):
     """A call did not finish, waiting and retries included, before its ``total_timeout``."""
 

@@ -22,9 +22,11 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from langflow_sluice.guard.adaptive import AdaptiveLimit
+from langflow_sluice.guard.breaker import BreakerState, CircuitBreaker
 from langflow_sluice.guard.lanes import Lanes
 from langflow_sluice.guard.meter import RateMeter
-from langflow_sluice.guard.waiter import Waiter, WaiterState
+from langflow_sluice.guard.waiter import Outcome, Waiter, WaiterState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 
 # Deadlines of callers that have long been served stay in the heap until there are this many more than waiters.
 _STALE_DEADLINES = 64
+# The cap under which an adaptive guard without one of its own looks for the service's capacity.
+MAX_ADAPTIVE = 256
+# The latest waits and services over which percentiles are taken.
+RECENT = 1000
 
 
 class AdmissionQueue:
@@ -57,12 +63,17 @@ class AdmissionQueue:
         self._timer: Timer | None = None
         self._requests: RateMeter | None = None
         self._tokens: RateMeter | None = None
+        self.adaptive: AdaptiveLimit | None = None
+        self.breaker = CircuitBreaker()
+        self.waits_s: deque[float] = deque(maxlen=RECENT)
+        self.services_s: deque[float] = deque(maxlen=RECENT)
         self.in_flight = 0
         self.peak_in_flight = 0
         self.admitted = 0
         self.refused = 0
         self.expired = 0
         self.gone = 0
+        self.broken = 0
         self.paused_until = -math.inf
         self.settings = settings
         self._apply(settings)
@@ -71,9 +82,20 @@ class AdmissionQueue:
         """Asks for a permit; afterwards the waiter is settled or in the queue."""
         self._submit(self._enter, waiter)
 
-    def release(self) -> None:
-        """Gives a permit back."""
-        self._submit(self._release, None)
+    def release(self, waiter: Waiter) -> None:
+        """Gives a waiter's permit back."""
+        self._submit(self._release, waiter)
+
+    def report(self, waiter: Waiter, outcome: Outcome, pause_s: float = 0.0) -> None:
+        """Notes what a call told about the service; before its permit is given back, since that admits the next.
+
+        Args:
+            waiter: Whose permit the call holds.
+            outcome: What it told.
+            pause_s: Seconds for which the service asked to be left alone. Those that a burst of refusals asks for one
+                after the other count as one pause, from the first.
+        """
+        self._submit(self._report, (waiter, outcome, pause_s))
 
     def leave(self, waiter: Waiter) -> None:
         """Withdraws a waiter whose caller gave up; a permit granted meanwhile goes to the next."""
@@ -120,10 +142,14 @@ class AdmissionQueue:
     def _enter(self, waiter: Waiter) -> None:
         now = self._clock.now()
         waiter.enqueued_at = now
+        if self._is_open(now):
+            self._settle(waiter, WaiterState.BROKEN)
+            self.broken += 1
+            return
         self._arrivals += 1
         if not len(self._lanes):
             if self._free_at(waiter) <= now:
-                self._grant(waiter)
+                self._grant(waiter, now)
                 return
         else:
             self._expire(now)
@@ -140,8 +166,32 @@ class AdmissionQueue:
         if patience_s < math.inf:
             heapq.heappush(self._deadlines, (now + patience_s, self._arrivals, waiter))
 
-    def _release(self, _: None) -> None:
+    def _release(self, waiter: Waiter) -> None:
         self.in_flight -= 1
+        self.services_s.append(self._clock.now() - waiter.granted_at)
+        self._end_probe(waiter)
+
+    def _end_probe(self, waiter: Waiter) -> None:
+        if waiter.probe:
+            waiter.probe = False
+            self.breaker.unknown(probe=True)
+
+    def _report(self, report: tuple[Waiter, Outcome, float]) -> None:
+        waiter, outcome, pause_s = report
+        now = self._clock.now()
+        first = True
+        if self.adaptive is not None:
+            if outcome is Outcome.OK:
+                self.adaptive.succeeded(now, self.in_flight, waiter.epoch)
+            elif outcome is not Outcome.FAULT:
+                first = self.adaptive.overloaded(now, waiter.epoch)
+        if pause_s and first:
+            self._pause(now + pause_s)
+        if outcome in {Outcome.FAULT, Outcome.TIMEOUT}:
+            self.breaker.failed(now, probe=waiter.probe)
+        else:
+            self.breaker.succeeded(probe=waiter.probe)
+        waiter.probe = False
 
     def _leave(self, waiter: Waiter) -> None:
         if waiter.state is WaiterState.WAITING:
@@ -152,9 +202,17 @@ class AdmissionQueue:
             waiter.state = WaiterState.GONE
             self.gone += 1
             self.in_flight -= 1
+            self._end_probe(waiter)
 
     def _apply(self, settings: GuardSettings) -> None:
         self.settings = settings
+        ceiling = settings.max_concurrency or MAX_ADAPTIVE
+        if not settings.adaptive:
+            self.adaptive = None
+        elif self.adaptive is None:
+            self.adaptive = AdaptiveLimit(ceiling)
+        else:
+            self.adaptive.change_ceiling(ceiling)
         self._requests = _meter(self._requests, settings.requests_per_minute, RateMeter.of_requests, self._clock)
         self._tokens = _meter(self._tokens, settings.tokens_per_minute, RateMeter.of_tokens, self._clock)
 
@@ -171,20 +229,24 @@ class AdmissionQueue:
             return
         now = self._clock.now()
         self._expire(now)
+        if self._is_open(now):
+            self._turn_away_all()
         free_at: float | None = None
         while (waiter := self._lanes.front()) is not None:
             free_at = self._free_at(waiter)
             if free_at > now:
                 break
             self._lanes.pop(waiter)
-            self._grant(waiter)
+            self._grant(waiter, now)
         self._arm(self._next_wake_up(free_at if len(self._lanes) else None))
 
     def _free_at(self, waiter: Waiter) -> float:
         """When the waiter could go: a time past, a time of refill, or never (until a permit comes back)."""
-        if self.settings.max_concurrency and self.in_flight >= self.settings.max_concurrency:
+        limit = self.limit
+        if limit and self.in_flight >= limit:
             return math.inf
-        free_at = self.paused_until
+        opens_at = self.breaker.opens_at()
+        free_at = self.paused_until if opens_at is None else max(self.paused_until, opens_at)
         if self._requests is not None:
             free_at = max(free_at, self._requests.ready_at(1))
         if self._tokens is not None and waiter.tokens:
@@ -192,13 +254,36 @@ class AdmissionQueue:
             free_at = max(free_at, self._tokens.ready_at(min(waiter.tokens, self._tokens.burst)))
         return free_at
 
-    def _grant(self, waiter: Waiter) -> None:
+    @property
+    def limit(self) -> int:
+        """Calls that may be in flight now; 0 for any number."""
+        return self.settings.max_concurrency if self.adaptive is None else self.adaptive.limit
+
+    def _is_open(self, now: float) -> bool:
+        # While a probe is on its way nobody is turned away: it will tell soon.
+        opens_at = self.breaker.opens_at()
+        return opens_at is not None and now < opens_at < math.inf
+
+    def _turn_away_all(self) -> None:
+        while (waiter := self._lanes.front()) is not None:
+            self._lanes.pop(waiter)
+            self._settle(waiter, WaiterState.BROKEN)
+            self.broken += 1
+
+    def _grant(self, waiter: Waiter, now: float) -> None:
+        if self.breaker.state is not BreakerState.CLOSED:
+            waiter.probe = self.breaker.admit(now)
+        waiter.granted_at = now
+        self.waits_s.append(now - waiter.enqueued_at)
+        if self.adaptive is not None:
+            waiter.epoch = self.adaptive.epoch
         if self._requests is not None:
             self._requests.take(1)
         if self._tokens is not None and waiter.tokens:
             covered = min(waiter.tokens, self._tokens.burst)
             self._tokens.take(covered)
-            self._tokens.correct(waiter.tokens - covered)
+            if waiter.tokens > covered:
+                self._tokens.correct(waiter.tokens - covered)
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         self.admitted += 1

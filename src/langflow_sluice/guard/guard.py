@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from langflow_sluice.errors import BulkheadFull, InvalidInput, QueueTimeout, WouldBlockLoop
+from langflow_sluice.errors import BulkheadFull, CircuitOpen, InvalidInput, QueueTimeout, Rejected, WouldBlockLoop
 from langflow_sluice.guard.admission import AdmissionQueue
 from langflow_sluice.guard.clock import SYSTEM_CLOCK
 from langflow_sluice.guard.settings import PRIORITIES, GuardSettings, Priority
-from langflow_sluice.guard.statistics import GuardStatistics
-from langflow_sluice.guard.waiter import Waiter, WaiterState
+from langflow_sluice.guard.statistics import GuardStatistics, percentiles
+from langflow_sluice.guard.waiter import Outcome, Waiter, WaiterState
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -89,7 +89,7 @@ class Slot:
     def _leave(self) -> None:
         if self._held:
             self._held = False
-            self._guard.admission.release()
+            self._guard.admission.release(self._waiter)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -100,6 +100,15 @@ class Slot:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._leave()
+
+    def report(self, outcome: Outcome, *, pause_s: float = 0.0) -> None:
+        """Tells what the call said about the service; while the slot is held, since leaving it admits the next.
+
+        Args:
+            outcome: Feeds the breaker and the adaptive limit.
+            pause_s: Seconds for which the service asked to be left alone; pauses the whole guard.
+        """
+        self._guard.admission.report(self._waiter, outcome, min(pause_s, MAX_PAUSE_S))
 
     def settle_tokens(self, used: float) -> None:
         """Replaces the tokens reserved on entering by those really used; what is said last counts."""
@@ -158,6 +167,7 @@ class Guard:
 
         Entering the slot raises:
             BulkheadFull: The queue holds ``max_queue`` callers already.
+            CircuitOpen: The service has failed and is left alone for a while.
             QueueTimeout: No permit came within ``queue_timeout_s`` or ``patience_s``.
             WouldBlockLoop: Entered with ``with`` on a thread whose running loop it would block.
         """
@@ -173,9 +183,14 @@ class Guard:
             raise InvalidInput(msg, hint=hint)
         return Slot(self, tokens, priority, patience_s)
 
-    def turned_away(self, waiter: Waiter) -> BulkheadFull | QueueTimeout:
+    def turned_away(self, waiter: Waiter) -> Rejected:
         """The error for a waiter that was not admitted."""
         settings, in_flight = self.settings, self.admission.in_flight
+        if waiter.state is WaiterState.BROKEN:
+            left_s = max(0.0, (self.admission.breaker.opens_at() or 0.0) - self.clock.now())
+            msg = f"Guard {self.name!r} is open: the service behind it failed and is tried again in {left_s:.1f} s."
+            hint = "Look at the service; the guard lets calls through again by itself as soon as one succeeds."
+            return CircuitOpen(msg, hint=hint, retry_in_s=left_s)
         if waiter.state is WaiterState.REFUSED:
             msg = (
                 f"Guard {self.name!r} is full: {in_flight} calls in flight (max_concurrency "
@@ -203,7 +218,12 @@ class Guard:
             refused=queue.refused,
             expired=queue.expired,
             gone=queue.gone,
+            broken=queue.broken,
             retries=self.retries,
+            limit=queue.limit,
+            breaker=queue.breaker.state,
+            wait_s=percentiles(queue.waits_s),
+            service_s=percentiles(queue.services_s),
             pause_left_s=max(0.0, queue.paused_until - self.clock.now()),
         )
 

@@ -24,15 +24,16 @@ class Lanes:
     a request for many tokens is then never overtaken by light ones that drain the budget before it fills.
     """
 
-    __slots__ = ("_lanes", "_passed_over", "_waiting")
+    __slots__ = ("_count", "_lanes", "_passed_over", "_waiting")
 
     def __init__(self) -> None:
+        self._count = 0
         self._lanes: dict[Priority, deque[Waiter]] = {priority: deque() for priority in PRIORITIES}
         self._passed_over: dict[Priority, int] = dict.fromkeys(PRIORITIES, 0)
         self._waiting: dict[Priority, int] = dict.fromkeys(PRIORITIES, 0)
 
     def __len__(self) -> int:
-        return sum(self._waiting.values())
+        return self._count
 
     def waiting(self) -> dict[Priority, int]:
         """How many wait, by priority."""
@@ -42,10 +43,12 @@ class Lanes:
         """Lets a waiter queue up."""
         self._lanes[waiter.priority].append(waiter)
         self._waiting[waiter.priority] += 1
+        self._count += 1
 
     def leave(self, waiter: Waiter) -> None:
         """Counts a waiter out whose state has just moved on from WAITING; its place is dropped when it comes up."""
         self._waiting[waiter.priority] -= 1
+        self._count -= 1
         lane = self._lanes[waiter.priority]
         # Places of those who left do not pile up behind a waiter in front that cannot be admitted for long.
         if len(lane) > 2 * self._waiting[waiter.priority] + PATIENCE:
@@ -70,6 +73,7 @@ class Lanes:
         """Takes the waiter that ``front`` named out of its lane and notes whom it went before."""
         self._lanes[waiter.priority].popleft()
         self._waiting[waiter.priority] -= 1
+        self._count -= 1
         self._passed_over[waiter.priority] = 0
         below = PRIORITIES[PRIORITIES.index(waiter.priority) + 1 :]
         for priority in below:

@@ -26,6 +26,7 @@ class GuardSettings:
             take nearly all of it.
         max_queue: Callers that may wait at once; the next is turned away with ``BulkheadFull``.
         queue_timeout_s: Seconds a caller waits before it leaves with ``QueueTimeout``.
+        adaptive: Whether the guard finds out by itself how much of ``max_concurrency`` the service really takes.
     """
 
     max_concurrency: int = 8
@@ -33,6 +34,7 @@ class GuardSettings:
     tokens_per_minute: float = 0.0
     max_queue: int = 1000
     queue_timeout_s: float = 60.0
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         for name in LIMITS:
@@ -47,7 +49,7 @@ class GuardSettings:
     def tighter(self, other: GuardSettings) -> GuardSettings:
         """The stricter of both, limit by limit; a limit that is off (0) never wins over one that is on."""
         changes: dict[str, Any] = {name: _tighter(getattr(self, name), getattr(other, name)) for name in LIMITS}
-        return replace(self, **changes)
+        return replace(self, **changes, adaptive=self.adaptive or other.adaptive)
 
     def differing(self, other: GuardSettings) -> tuple[str, ...]:
         """Names of the limits in which the two differ."""

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+    from langflow_sluice.guard.breaker import BreakerState
     from langflow_sluice.guard.settings import GuardSettings, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of the latest values, by nearest rank; all 0 where there are none.
+
+    Attributes:
+        p50: The median.
+        p95: 95 of 100 values are at most this.
+        p99: 99 of 100 values are at most this.
+    """
+
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+
+
+def percentiles(values: Collection[float]) -> Percentiles:
+    """Sorts a snapshot of the values and picks three of them."""
+    # Another thread may append meanwhile; a copy made in one step of the interpreter does not mind.
+    ranked = list(values)
+    ranked.sort()
+    if not ranked:
+        return Percentiles()
+    return Percentiles(*(ranked[math.ceil(share * len(ranked)) - 1] for share in (0.5, 0.95, 0.99)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +52,13 @@ class GuardStatistics:
         refused: Callers turned away because the queue was full.
         expired: Callers that left after their queue timeout.
         gone: Callers that were cancelled, or whose loop closed, before they could use a permit.
+        broken: Callers turned away because the breaker was open.
         retries: Attempts that failed and were followed by another one.
         pause_left_s: Seconds for which the service has asked to be left alone.
+        limit: Calls that may be in flight now: the cap, or what the adaptive limit makes of it; 0 for any number.
+        breaker: State of the circuit breaker.
+        wait_s: Percentiles of the latest waits in the queue, in seconds.
+        service_s: Percentiles of how long the latest permits were held, in seconds.
     """
 
     name: str
@@ -38,5 +70,10 @@ class GuardStatistics:
     refused: int
     expired: int
     gone: int
+    broken: int
     retries: int
     pause_left_s: float
+    limit: int
+    breaker: BreakerState
+    wait_s: Percentiles
+    service_s: Percentiles

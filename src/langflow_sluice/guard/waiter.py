@@ -21,7 +21,21 @@ class WaiterState(enum.Enum):
     GRANTED = enum.auto()
     EXPIRED = enum.auto()
     REFUSED = enum.auto()
+    BROKEN = enum.auto()
     GONE = enum.auto()
+
+
+class Outcome(enum.Enum):
+    """What a call told about the service, beside its answer.
+
+    OK is an answer in time, whatever it said about the request. OVERLOADED is a refusal for too many requests. FAULT
+    is the service's own failure. TIMEOUT is both: it may be down or only too busy.
+    """
+
+    OK = enum.auto()
+    OVERLOADED = enum.auto()
+    FAULT = enum.auto()
+    TIMEOUT = enum.auto()
 
 
 class Waiter:
@@ -32,7 +46,18 @@ class Waiter:
     side sets the state first and then looks for something to wake, and the waiting side does it the other way round.
     """
 
-    __slots__ = ("_wake", "enqueued_at", "patience_s", "position", "priority", "state", "tokens")
+    __slots__ = (
+        "_wake",
+        "enqueued_at",
+        "epoch",
+        "granted_at",
+        "patience_s",
+        "position",
+        "priority",
+        "probe",
+        "state",
+        "tokens",
+    )
 
     def __init__(self, tokens: float, priority: Priority, patience_s: float | None) -> None:
         self.tokens = tokens
@@ -40,13 +65,17 @@ class Waiter:
         self.patience_s = patience_s
         self.state = WaiterState.NEW
         self.enqueued_at = 0.0
+        self.granted_at = 0.0
+        self.epoch = 0
+        self.probe = False
         self.position = 0
         self._wake: Callable[[], None] | None = None
 
     @property
     def settled(self) -> bool:
         """Whether the caller has its answer."""
-        return self.state not in {WaiterState.NEW, WaiterState.WAITING}
+        state = self.state
+        return state is not WaiterState.NEW and state is not WaiterState.WAITING
 
     @property
     def waits(self) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import psycopg
+import sqlalchemy.exc
+
 from langflow_sluice.errors import DatabaseError, PoolTimeout, SluiceError
 
 if TYPE_CHECKING:
@@ -78,13 +81,13 @@ def translate(exc: BaseException, *, target: str) -> SluiceError:
         state = next((code for words, code in _CONNECT_WORDS if words in text.lower()), None)
     if state is None and isinstance(cause, (asyncio.TimeoutError, TimeoutError)):
         state = _UNREACHABLE
-    if state is None and type(cause).__name__ == "TimeoutError":  # SQLAlchemy's own, of its own pools
+    if isinstance(cause, sqlalchemy.exc.TimeoutError):  # of a pool that is not ours
         msg = f"No connection to {target} came free within the pool's timeout."
         return PoolTimeout(msg, hint="Raise pool_size, max_overflow or pool_timeout.")
     for codes, build in _KINDS:
         if state is not None and state.startswith(codes):
             return build(target, text)
-    if getattr(cause, "__module__", "").startswith("psycopg") and type(cause).__name__ == "OperationalError":
+    if isinstance(cause, psycopg.OperationalError):
         return _unavailable(target, text)
     return DatabaseError(
         f"{target} reports {type(cause).__name__}{f' ({state})' if state else ''}: {text}",

@@ -60,7 +60,8 @@ async def ingest(
         ]
         async with database.guard.slot(priority=database.priority):
             writer = CollectionWriter(engine_for(database.url, database.settings), collection)
-            report = await writer.write(rows, on_conflict=on_conflict, batch_size=batch_size)
+            last = start + PART >= len(texts)
+            report = await writer.write(rows, on_conflict=on_conflict, batch_size=batch_size, build_index=last)
         written += report.written
         skipped += report.skipped
         failed += [RowFailure(start + failure.index, failure.reason) for failure in report.failed]

@@ -120,9 +120,9 @@ class BoundedPool(Pool):
         self._retired = True
         loop = self.loop
         if loop is None:
-            self._idle.clear()
             for connection in list(self._opened):
                 connection.pgconn.finish()
+            self._idle.clear()
         elif threading.get_ident() == self._thread:
             self.drop_idle()
         else:

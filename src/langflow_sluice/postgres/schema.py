@@ -29,7 +29,7 @@ DROP_INCOMING = b"DROP TABLE pg_temp.sluice_incoming"
 
 
 async def create(
-    connection: AsyncConnection[tuple[Any, ...]], schema: str, collection: str, dimensions: int, local_settings: str
+    connection: AsyncConnection[tuple[Any, ...]], schema: str, collection: str, dimensions: int, local_settings: bytes
 ) -> None:
     """Creates the extension, the table and its GIN indexes, as far as they are missing.
 
@@ -43,7 +43,7 @@ async def create(
     relation = f"{quote(schema)}.{quote(collection)}"
     async with connection.transaction():
         if local_settings:
-            await connection.execute(local_settings.encode())
+            await connection.execute(local_settings)
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         found = await (await connection.execute(_EXTENSION_SCHEMA)).fetchone()
         if found is None:

@@ -49,6 +49,8 @@ class CollectionWriter:
         self._collection = checked_name("collection_name", collection)
         self._schema = checked_name("schema", schema)
         self._key = (self._pool.fingerprint, schema, collection)
+        settings = self._pool.settings
+        self._local = engines.local_settings(settings).encode() if settings.pgbouncer else b""
 
     async def write(
         self,
@@ -56,6 +58,7 @@ class CollectionWriter:
         *,
         on_conflict: OnConflict = "skip",
         batch_size: int = 500,
+        build_index: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> WriteReport:
         """Stores rows, batch by batch, each batch in a transaction of its own.
@@ -68,6 +71,8 @@ class CollectionWriter:
             rows: What to store.
             on_conflict: What to do with a row that exists: leave it, replace its embedding if that differs, or raise.
             batch_size: Rows in a batch, from 1 to 10,000.
+            build_index: Whether to build the HNSW index at the end if there is none. Whoever writes a new collection
+                in several calls saves most of the time by asking for it in the last one only.
             progress: Called on the loop after each batch with the number of rows done and of all.
 
         Raises:
@@ -80,14 +85,14 @@ class CollectionWriter:
         started = time.perf_counter()
         try:
             async with engines.connection(self._engine) as connection:
-                run = _Run(connection, on_conflict, batch_size, progress, self._pool.settings.pgbouncer)
+                run = _Run(connection, on_conflict, batch_size, progress, self._local)
                 layout = await self._prepared_layout(connection, rows)
                 if layout is not None:
-                    run.local = engines.local_settings(self._pool.settings)
                     await run.store(rows, layout, f"{self._collection!r} in {self._pool.label}")
-                    await ddl.ensure_hnsw(
-                        connection, layout, self._schema, self._collection, pgbouncer=self._pool.settings.pgbouncer
-                    )
+                    if build_index:
+                        await ddl.ensure_hnsw(
+                            connection, layout, self._schema, self._collection, pgbouncer=self._pool.settings.pgbouncer
+                        )
         except psycopg.Error as exc:
             raise failures.translate(exc, target=self._pool.label) from None
         failed = tuple(sorted(run.failed, key=lambda failure: failure.index))
@@ -110,8 +115,7 @@ class CollectionWriter:
         if layout is None and not usual:
             return Layout("own", "", "vector", 1, "")  # nothing fits any table, so none is created
         if layout is None:
-            settings = engines.local_settings(self._pool.settings) if self._pool.settings.pgbouncer else ""
-            await ddl.create(connection, self._schema, self._collection, usual, settings)
+            await ddl.create(connection, self._schema, self._collection, usual, self._local)
             layouts.forget(self._key)
             layout = await self._find(connection)
         if layout is None or layout.dimensions is None:
@@ -136,14 +140,13 @@ class _Run:
         on_conflict: OnConflict,
         batch_size: int,
         progress: Callable[[int, int], None] | None,
-        pgbouncer: bool,  # noqa: FBT001 - private
+        local_settings: bytes,
     ) -> None:
         self.connection = connection
         self.on_conflict = on_conflict
         self.batch_size = batch_size
         self.progress = progress
-        self.pgbouncer = pgbouncer
-        self.local = ""
+        self.local_settings = local_settings
         self.written = 0
         self.skipped = 0
         self.failed: list[RowFailure] = []
@@ -192,8 +195,8 @@ class _Run:
     async def _store_batch(self, batch: list[PreparedRow], layout: Layout, where: str) -> None:
         connection = self.connection
         async with connection.transaction():
-            if self.pgbouncer:
-                await connection.execute(self.local)
+            if self.local_settings:
+                await connection.execute(self.local_settings)
             await connection.execute(ddl.incoming_table(layout), ())
             async with connection.cursor() as cursor:
                 async with cursor.copy(ddl.COPY_INCOMING) as copy:

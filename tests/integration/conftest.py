@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from langflow_sluice.embedded.postgres import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """One PostgreSQL for all tests that want one; started by the first of them."""
+    from langflow_sluice.embedded.postgres import EmbeddedPostgres
+
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Langflow's own check lets nodes reach servers of this machine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lfx warns of its own code when its settings load
+        from lfx.services.deps import get_settings_service
+
+        get_settings_service()
+    # Only now: settings that are loaded with it would allow it to all tests that follow.
+    monkeypatch.setenv("LANGFLOW_SSRF_ALLOWED_HOSTS", "127.0.0.1")
+
+
+@pytest.fixture
+def database_url(postgres_server: EmbeddedPostgres, reachable: None) -> Iterator[str]:  # noqa: ARG001 - for its effect
+    """A fresh database with pgvector; its engines are closed and it is dropped afterwards."""
+    from langflow_sluice.postgres.engines import dispose_all
+
+    url = postgres_server.create_database()
+    yield url
+    dispose_all()
+    postgres_server.drop_database(url.rsplit("/", 1)[1])
