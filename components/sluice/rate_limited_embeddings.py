@@ -29,7 +29,7 @@ class RateLimitedEmbeddingsComponent(LCEmbeddingsModel):
         IntInput(
             name="batch_size", display_name="Batch Size", value=256, advanced=True, info="Texts sent in one request."
         ),
-        *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, tokens=True),
+        *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, model=True),
     ]
     outputs = [Output(display_name="Embedding Model", name="embeddings", method="build_embeddings")]
 

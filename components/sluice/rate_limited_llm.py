@@ -42,7 +42,7 @@ class RateLimitedLLMComponent(LCModelComponent):
             advanced=True,
             info="The longest answer. 0: the model's limit.",
         ),
-        *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, tokens=True),
+        *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, model=True),
     ]
     outputs = [
         Output(display_name="Model Response", name="text_output", method="text_response"),

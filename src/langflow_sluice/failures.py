@@ -6,6 +6,7 @@ quote the prompt or part of the key.
 
 from __future__ import annotations
 
+import datetime as dt
 import email.utils
 import json
 import math
@@ -20,6 +21,7 @@ from langflow_sluice.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from langflow_sluice.guard.waiter import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +32,7 @@ _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
 _REQUEST_TIMEOUT = 408
 _CONFLICT = 409
+_SUCCESSES = range(100, 300)
 _SERVER_ERRORS = range(500, 600)
 
 _PHASES = {
@@ -38,6 +41,8 @@ _PHASES = {
     "WriteTimeout": ("took nothing", "read_timeout"),
     "PoolTimeout": ("had no free connection in the client's pool", "max_concurrency"),
 }
+
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,23 @@ class Failure:
         retryable: Whether the same request may succeed later.
         service_fault: Whether it speaks against the service's health, not against this request.
         retry_after_s: Seconds for which the service asked to be left alone, if it did.
+        reached: Whether the service has worked on the request, so that it counts against its budgets.
     """
 
     error: SluiceError
     retryable: bool
     service_fault: bool
     retry_after_s: float | None = None
+    reached: bool = True
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it tells the guard about the service."""
+        if isinstance(self.error, UpstreamTimeout):
+            return Outcome.TIMEOUT
+        if self.service_fault:
+            return Outcome.FAULT
+        return Outcome.OVERLOADED if isinstance(self.error, UpstreamThrottled) and self.retryable else Outcome.OK
 
 
 def diagnose_http(error: Exception, resource: str, *, now: float | None = None) -> Failure | None:
@@ -65,12 +81,11 @@ def diagnose_http(error: Exception, resource: str, *, now: float | None = None) 
         resource: The service's name for messages, without credentials (``api.openai.com``).
         now: Unix time against which a ``Retry-After`` date counts; the present if not given.
     """
-    status = getattr(error, "status_code", None)
     response = getattr(error, "response", None)
-    if status is None and response is not None:
-        status = response.status_code
-    if isinstance(status, int):
-        headers = response.headers if response is not None else {}
+    status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
+    # An answer of 200 that cannot be parsed brings its response along too; that status tells nothing.
+    if isinstance(status, int) and status not in _SUCCESSES:
+        headers = getattr(response, "headers", None) or {}
         return _from_status(status, headers, _fields_of(error), resource, now)
     if not _is_foreign(error):
         return None
@@ -80,11 +95,23 @@ def diagnose_http(error: Exception, resource: str, *, now: float | None = None) 
         what, setting = _PHASES[name]
         msg = f"{resource} {what} within the timeout ({setting})."
         hint = f"Raise {setting} if the service is meant to be this slow, or send it less at once."
-        return Failure(UpstreamTimeout(msg, hint=hint), retryable=True, service_fault=True)
-    if _is_of(cause, "httpx", "TransportError") or type(error).__name__ == "APIConnectionError":
+        return Failure(
+            UpstreamTimeout(msg, hint=hint), retryable=True, service_fault=True, reached=name not in _NEVER_SENT
+        )
+    if _is_of(cause, "httpx", "TransportError") or _is_of(error, "openai", "APIConnectionError"):
         msg = f"{resource} could not be reached or broke the connection off ({name})."
         hint = "Check base_url, the network and whether the service is up."
-        return Failure(UpstreamUnavailable(msg, hint=hint), retryable=True, service_fault=True)
+        return Failure(
+            UpstreamUnavailable(msg, hint=hint), retryable=True, service_fault=True, reached=name not in _NEVER_SENT
+        )
+    if _is_of(error, "openai", "APIError") and status is None:
+        # The SDK raises its base class for an error event in the middle of a stream.
+        msg = f"{resource} ended its answer with an error{_told(_fields_of(error))}."
+        return Failure(
+            UpstreamError(msg, hint="Look at the service's status, then try again."),
+            retryable=False,
+            service_fault=True,
+        )
     msg = f"{resource} sent an answer that cannot be used ({name})."
     hint = "Check that base_url is the API's root (it usually ends in /v1) and not a web page or a proxy's error."
     return Failure(UpstreamError(msg, hint=hint), retryable=False, service_fault=False)
@@ -93,7 +120,7 @@ def diagnose_http(error: Exception, resource: str, *, now: float | None = None) 
 def _from_status(
     status: int, headers: Mapping[str, str], fields: Mapping[str, str], resource: str, now: float | None
 ) -> Failure:
-    told = f" ({', '.join(f'{name}: {value}' for name, value in fields.items())})" if fields else ""
+    told = _told(fields)
     wait_s = retry_after(headers, now=now)
     if status == _TOO_MANY_REQUESTS and fields.get("code") == "insufficient_quota":
         msg = f"{resource} answered 429: the account's quota is used up{told}."
@@ -102,7 +129,9 @@ def _from_status(
     if status == _TOO_MANY_REQUESTS or (status == _UNAVAILABLE and wait_s is not None):
         msg = f"{resource} answered {status}: it takes no more requests now{told}."
         hint = "Lower max_concurrency or requests_per_minute of the guard to what the service allows."
-        return Failure(UpstreamThrottled(msg, hint=hint), retryable=True, service_fault=False, retry_after_s=wait_s)
+        return Failure(
+            UpstreamThrottled(msg, hint=hint), retryable=True, service_fault=False, retry_after_s=wait_s, reached=False
+        )
     if status in _SERVER_ERRORS or status == _REQUEST_TIMEOUT:
         msg = f"{resource} answered {status}: the service itself failed{told}."
         return Failure(
@@ -140,8 +169,10 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
         return None
     try:
         when = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=dt.timezone.utc)
     if now is None:
         now = time.time()
     return max(0.0, when.timestamp() - now)
@@ -153,6 +184,10 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _told(fields: Mapping[str, str]) -> str:
+    return f" ({', '.join(f'{name}: {value}' for name, value in fields.items())})" if fields else ""
 
 
 def _fields_of(error: Exception) -> dict[str, str]:
@@ -179,8 +214,9 @@ def _transport_error(error: Exception) -> BaseException:
 
 
 def _is_foreign(error: Exception) -> bool:
-    module = type(error).__module__.partition(".")[0]
-    return module in {"httpx", "httpcore", "openai"} or isinstance(error, json.JSONDecodeError)
+    # By all bases: langchain-openai raises subclasses of openai's errors.
+    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(modules & {"httpx", "httpcore", "openai"}) or isinstance(error, json.JSONDecodeError)
 
 
 def _is_of(error: BaseException, package: str, name: str) -> bool:

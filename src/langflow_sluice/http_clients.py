@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import hashlib
+import math
 import os
 import threading
 import urllib.request
@@ -28,7 +30,7 @@ from langflow_sluice.errors import InvalidInput
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
 MAX_CLIENTS = 64
 KEEPALIVE_S = 60.0
@@ -51,7 +53,7 @@ class HttpTimeouts:
     def __post_init__(self) -> None:
         for name, field in (("connect_s", "connect_timeout"), ("read_s", "read_timeout")):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise InvalidInput.of(
                     field, value, "a timeout is a number of seconds", fix=f"Set {field} to 0 or above."
                 )
@@ -71,6 +73,17 @@ class HttpClients:
     synchronous: httpx.Client
 
 
+class _LoopPool:
+    """The connections of one event loop, and the requests that are using them."""
+
+    __slots__ = ("closer", "in_use", "transport")
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self.transport = transport
+        self.closer: AsyncGenerator[None, None] | None = None
+        self.in_use = 0
+
+
 class LoopTransport(httpx.AsyncBaseTransport):
     """One connection pool for each event loop that uses it.
 
@@ -84,65 +97,101 @@ class LoopTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, make_pool: Callable[[httpx.Limits], httpx.AsyncBaseTransport]) -> None:
         self._make_pool = make_pool
-        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport]
-        self._pools = weakref.WeakKeyDictionary()
-        self._closers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]]
-        self._closers = weakref.WeakKeyDictionary()
-        self.in_use = 0
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
+        self._retired = False
+
+    @property
+    def in_use(self) -> int:
+        """Requests under way, their answers' streams included, over all loops."""
+        return sum(pool.in_use for _, pool in self._known())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends the request over the running loop's pool."""
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop) or await self._open(loop)
-        self.in_use += 1
+        pool.in_use += 1
         try:
-            response = await pool.handle_async_request(request)
+            response = await pool.transport.handle_async_request(request)
         except BaseException:
-            self.in_use -= 1
+            await self._done(loop, pool)
             raise
-        response.stream = _Counted(response.stream, self)  # type: ignore[arg-type]
+        response.stream = _Counted(response.stream, functools.partial(self._done, loop, pool))  # type: ignore[arg-type]
         return response
 
-    async def _open(self, loop: asyncio.AbstractEventLoop) -> httpx.AsyncBaseTransport:
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> _LoopPool:
         stays = threading.current_thread() is threading.main_thread()
         limits = httpx.Limits(
             max_connections=_NO_LIMIT, max_keepalive_connections=None if stays else 0, keepalive_expiry=KEEPALIVE_S
         )
-        pool = self._pools[loop] = self._make_pool(limits)
-        closer = self._closers[loop] = _close_with_loop(pool)
-        # Starting the generator makes it known to the loop, which closes it when it shuts down.
-        await closer.__anext__()
+        pool = self._pools[loop] = _LoopPool(self._make_pool(limits))
+        if stays:
+            # Only here: a generator holds on to its loop, and a short-lived loop would never be freed.
+            pool.closer = self._close_with_loop(loop, pool.transport)
+            # Starting the generator makes it known to the loop, which closes it when it shuts down.
+            await pool.closer.__anext__()
         return pool
+
+    async def _close_with_loop(
+        self, loop: asyncio.AbstractEventLoop, transport: httpx.AsyncBaseTransport
+    ) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._pools.pop(loop, None)
+            await transport.aclose()
+
+    async def _done(self, loop: asyncio.AbstractEventLoop, pool: _LoopPool) -> None:
+        pool.in_use -= 1
+        if self._retired and not pool.in_use:
+            await self._close(loop)
+
+    async def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        pool = self._pools.pop(loop, None)
+        if pool is None:
+            return
+        if pool.closer is not None:
+            await pool.closer.aclose()
+        else:
+            await pool.transport.aclose()
 
     async def aclose(self) -> None:
         """Closes the running loop's pool; the next request opens another one."""
-        loop = asyncio.get_running_loop()
-        self._pools.pop(loop, None)
-        closer = self._closers.pop(loop, None)
-        if closer is not None:
-            await closer.aclose()
+        await self._close(asyncio.get_running_loop())
 
     def close_soon(self) -> None:
-        """Closes the pools of all running loops from any thread, without waiting for it."""
-        for loop in list(self._pools):
-            if loop.is_running():
-                with contextlib.suppress(RuntimeError):
-                    asyncio.run_coroutine_threadsafe(self.aclose(), loop)
+        """Closes the pools of all running loops from any thread, without waiting for it.
+
+        A pool in use is closed when its last request has ended. Whoever still holds the client may go on using it: its
+        connections are then closed whenever none of its requests is under way.
+        """
+        self._retired = True
+        for loop, pool in self._known():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its connections with it
+                loop.call_soon_threadsafe(self._close_if_idle, loop, pool)
+
+    def _close_if_idle(self, loop: asyncio.AbstractEventLoop, pool: _LoopPool) -> None:
+        if not pool.in_use:
+            task = loop.create_task(self._close(loop))
+            _closing.add(task)
+            task.add_done_callback(_closing.discard)
+
+    def _known(self) -> list[tuple[asyncio.AbstractEventLoop, _LoopPool]]:
+        # Other threads open pools meanwhile; a list of the references is taken in one step.
+        loops = [reference() for reference in self._pools.keyrefs()]
+        found = [(loop, self._pools.get(loop)) for loop in loops if loop is not None]
+        return [(loop, pool) for loop, pool in found if pool is not None]
 
 
-async def _close_with_loop(pool: httpx.AsyncBaseTransport) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        await pool.aclose()
+# Event loops keep weak references to their tasks only.
+_closing: set[asyncio.Task[None]] = set()
 
 
 class _Counted(httpx.AsyncByteStream):
-    """An answer's stream that tells its transport when it is done with."""
+    """An answer's stream that tells, once, when it is done with."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, transport: LoopTransport) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, done: Callable[[], Awaitable[None]]) -> None:
         self._stream = stream
-        self._transport = transport
+        self._done = done
         self._open = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -150,18 +199,98 @@ class _Counted(httpx.AsyncByteStream):
             yield chunk
 
     async def aclose(self) -> None:
-        if self._open:
-            self._open = False
-            self._transport.in_use -= 1
-        await self._stream.aclose()
+        try:
+            await self._stream.aclose()
+        finally:
+            if self._open:
+                self._open = False
+                await self._done()
+
+
+class BlockingTransport(httpx.BaseTransport):
+    """A pool for threads that, once retired, closes its connections whenever none of its requests is under way.
+
+    Args:
+        pool: The pool.
+    """
+
+    def __init__(self, pool: httpx.BaseTransport) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._retired = False
+        self.in_use = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends the request; any thread."""
+        with self._lock:
+            self.in_use += 1
+        try:
+            response = self._pool.handle_request(request)
+        except BaseException:
+            self._done()
+            raise
+        response.stream = _CountedBlocking(response.stream, self._done)  # type: ignore[arg-type]
+        return response
+
+    def _done(self) -> None:
+        with self._lock:
+            self.in_use -= 1
+            if self._retired and not self.in_use:
+                self._pool.close()
+
+    def close_soon(self) -> None:
+        """Closes the connections now, or when the last request under way has ended."""
+        with self._lock:
+            self._retired = True
+            if not self.in_use:
+                self._pool.close()
+
+    def close(self) -> None:
+        """Closes the connections now, whatever is under way."""
+        self._pool.close()
+
+
+class _CountedBlocking(httpx.SyncByteStream):
+    """``_Counted`` for threads."""
+
+    def __init__(self, stream: httpx.SyncByteStream, done: Callable[[], None]) -> None:
+        self._stream = stream
+        self._done = done
+        self._open = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            if self._open:
+                self._open = False
+                self._done()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    clients: HttpClients
+    asynchronous: LoopTransport
+    blocking: BlockingTransport
+
+    @property
+    def idle(self) -> bool:
+        return not self.asynchronous.in_use and not self.blocking.in_use
+
+    def close_soon(self) -> None:
+        self.asynchronous.close_soon()
+        self.blocking.close_soon()
 
 
 class ClientCache:
-    """Clients by process, endpoint, credential and timeouts; least recently used ones are closed when idle."""
+    """Clients by endpoint, credential and timeouts; least recently used ones are closed when idle."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._clients: OrderedDict[tuple[object, ...], tuple[HttpClients, LoopTransport]] = OrderedDict()
+        self._entries: OrderedDict[tuple[object, ...], _Entry] = OrderedDict()
         self._tls: ssl.SSLContext | None = None
 
     def clients(self, base_url: str, default_url: str, api_key: str, timeouts: HttpTimeouts) -> HttpClients:
@@ -176,60 +305,75 @@ class ClientCache:
         Raises:
             ValueError: Langflow's guard refuses the endpoint (LANGFLOW_SSRF_ALLOWED_HOSTS).
         """
-        pinned = _pinned_addresses(base_url, default_url)
-        key = (os.getpid(), base_url or default_url, fingerprint(api_key), timeouts, pinned)
+        egress = _egress(base_url, default_url)
+        key = (base_url or default_url, fingerprint(api_key), timeouts, egress)
         with self._lock:
-            known = self._clients.get(key)
+            known = self._entries.get(key)
             if known is None:
-                known = self._clients[key] = self._make(base_url or default_url, pinned, timeouts)
+                known = self._entries[key] = self._make(base_url or default_url, egress, timeouts)
                 self._drop_idle()
-            self._clients.move_to_end(key)
-            return known[0]
+            self._entries.move_to_end(key)
+            return known.clients
 
-    def _make(self, url: str, pinned: _Pinned, timeouts: HttpTimeouts) -> tuple[HttpClients, LoopTransport]:
+    def _make(self, url: str, egress: _Egress, timeouts: HttpTimeouts) -> _Entry:
         if self._tls is None:
             self._tls = httpx.create_ssl_context()
-        transport = LoopTransport(_pool_maker(url, pinned, self._tls))
+        asynchronous = LoopTransport(_pool_maker(url, egress.pinned, self._tls))
         limits = httpx.Limits(max_connections=_NO_LIMIT, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
-        options: dict[str, Any] = {"timeout": timeouts.as_httpx(), "follow_redirects": not pinned}
+        blocking = BlockingTransport(_blocking_pool(url, egress.pinned, self._tls, limits))
+        options: dict[str, Any] = {"timeout": timeouts.as_httpx(), "follow_redirects": egress.follow_redirects}
         clients = HttpClients(
-            asynchronous=httpx.AsyncClient(transport=transport, **options),
-            synchronous=httpx.Client(transport=_blocking_pool(url, pinned, self._tls, limits), **options),
+            asynchronous=httpx.AsyncClient(transport=asynchronous, **options),
+            synchronous=httpx.Client(transport=blocking, **options),
         )
-        return clients, transport
+        return _Entry(clients, asynchronous, blocking)
 
     def _drop_idle(self) -> None:
-        surplus = len(self._clients) - MAX_CLIENTS
-        for key, (clients, transport) in list(self._clients.items()):
+        surplus = len(self._entries) - MAX_CLIENTS
+        newest = next(reversed(self._entries))
+        for key, entry in list(self._entries.items()):
             if surplus <= 0:
                 return
-            if not transport.in_use:
-                del self._clients[key]
+            if entry.idle and key != newest:
+                del self._entries[key]
                 surplus -= 1
-                transport.close_soon()
-                clients.synchronous.close()
+                entry.close_soon()
 
     def close(self) -> None:
         """Closes everything that can be closed from the calling thread; for the end of the process."""
         with self._lock:
-            clients, self._clients = self._clients, OrderedDict()
-        for each, transport in clients.values():
-            transport.close_soon()
-            each.synchronous.close()
+            entries, self._entries = self._entries, OrderedDict()
+        for entry in entries.values():
+            entry.asynchronous.close_soon()
+            entry.blocking.close()
 
 
 _Pinned = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def _pinned_addresses(base_url: str, default_url: str) -> _Pinned:
-    """What Langflow's guard allows connections to: host names with their validated addresses; empty for no pinning."""
+@dataclass(frozen=True, slots=True)
+class _Egress:
+    """What Langflow's guard allows.
+
+    Attributes:
+        pinned: Host names with the validated addresses that may be connected to; empty for no pinning.
+        follow_redirects: Whether an answer may send the request, and the credential with it, elsewhere.
+    """
+
+    pinned: _Pinned = ()
+    follow_redirects: bool = True
+
+
+def _egress(base_url: str, default_url: str) -> _Egress:
     if not base_url:
-        return ()
+        return _Egress()
     from lfx.base.models.provider_ssrf import provider_httpx_client_kwargs
 
     _, options = provider_httpx_client_kwargs(base_url, default_url=default_url)
     transport = options.get("transport")
-    return tuple(sorted((host, tuple(ips)) for host, ips in transport.pinned_ips.items())) if transport else ()
+    pinned = tuple(sorted((host, tuple(ips)) for host, ips in transport.pinned_ips.items())) if transport else ()
+    # Without options there is nothing to enforce, and the SDK's own clients follow redirects.
+    return _Egress(pinned, options.get("follow_redirects", not options))
 
 
 def _pool_maker(url: str, pinned: _Pinned, tls: ssl.SSLContext) -> Callable[[httpx.Limits], httpx.AsyncBaseTransport]:
@@ -254,10 +398,11 @@ def _blocking_pool(url: str, pinned: _Pinned, tls: ssl.SSLContext, limits: httpx
 def _proxy(url: str) -> str | None:
     """The proxy that the environment prescribes for an endpoint, as httpx would choose it for a client of its own."""
     parsed = httpx.URL(url)
-    if urllib.request.proxy_bypass(parsed.host):
+    if urllib.request.proxy_bypass(parsed.netloc.decode()):
         return None
     proxies = urllib.request.getproxies()
-    return proxies.get(parsed.scheme) or proxies.get("all")
+    proxy = proxies.get(parsed.scheme) or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def fingerprint(secret: str) -> str:
@@ -266,9 +411,24 @@ def fingerprint(secret: str) -> str:
 
 
 _cache = ClientCache()
-atexit.register(_cache.close)
+# The caches of parent processes: collected, they would warn of connections that are the parent's to close.
+_inherited: list[ClientCache] = []
+
+
+def _start_afresh() -> None:
+    global _cache  # noqa: PLW0603 - the parent's connections are not ours, and its lock may be held
+    _inherited.append(_cache)
+    _cache = ClientCache()
+
+
+def _close_all() -> None:
+    _cache.close()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
+atexit.register(_close_all)
 
 
 def client_cache() -> ClientCache:
-    """The clients of this process."""
+    """The clients of this process; a forked child has its own, empty cache."""
     return _cache

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from langflow_sluice.errors import BulkheadFull, CircuitOpen, InvalidInput, QueueTimeout, Rejected, WouldBlockLoop
 from langflow_sluice.guard.admission import AdmissionQueue
 from langflow_sluice.guard.clock import SYSTEM_CLOCK
+from langflow_sluice.guard.operator_limits import NO_LIMITS
 from langflow_sluice.guard.settings import PRIORITIES, GuardSettings, Priority
 from langflow_sluice.guard.statistics import GuardStatistics, percentiles
 from langflow_sluice.guard.waiter import Outcome, Waiter, WaiterState
@@ -126,12 +127,16 @@ class Guard:
         name: Shown in errors and statistics; must not hold a credential.
         settings: The limits; change them with ``change``.
         clock: Source of time; the machine's unless a test brings its own.
+
+    Attributes:
+        ceiling: What the server's operator allows at most; already part of ``settings``.
     """
 
     def __init__(self, name: str, settings: GuardSettings, clock: Clock = SYSTEM_CLOCK) -> None:
         self.name = name
         self.clock = clock
         self.admission = AdmissionQueue(settings, clock)
+        self.ceiling = NO_LIMITS
         self.retries = 0
 
     @property

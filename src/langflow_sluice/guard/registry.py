@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from langflow_sluice.guard.clock import SYSTEM_CLOCK, Clock
 from langflow_sluice.guard.guard import Guard
+from langflow_sluice.guard.operator_limits import operator_limits
 from langflow_sluice.guard.settings import GuardSettings
 
 # A node that has not asked for its guard for this long no longer tightens it for others: it was edited or deleted.
@@ -46,20 +47,26 @@ class GuardRegistry:
             key: Tells guards apart; holds whatever makes a name private, such as its user.
             settings: What the caller wants held.
             asked_by: Identity of the node that asks, the same each time it runs.
-            name: The guard's name in messages, where that is not its key.
+            name: The guard's name in messages and for the operator's rules, where that is not its key.
+
+        Raises:
+            InvalidInput: The operator's own limits cannot be read.
         """
+        ceiling = operator_limits().ceiling(name or key)
         now = self._clock.now()
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
-                entry = self._entries[key] = _Entry(Guard(name or key, settings, self._clock))
                 self._drop_idle()
+                entry = self._entries[key] = _Entry(Guard(name or key, settings, self._clock))
             self._entries.move_to_end(key)
             known = entry.asked.get(asked_by)
             entry.asked[asked_by] = (settings, now)
-            if known is None or known[0] != settings or len(entry.asked) > 1:
+            if known is None or known[0] != settings or len(entry.asked) > 1 or ceiling != entry.guard.ceiling:
                 entry.asked = {who: what for who, what in entry.asked.items() if now - what[1] < FORGET_AFTER_S}
-                effective = functools.reduce(GuardSettings.tighter, (asked for asked, _ in entry.asked.values()))
+                wanted = functools.reduce(GuardSettings.tighter, (asked for asked, _ in entry.asked.values()))
+                entry.guard.ceiling = ceiling
+                effective = wanted.tighter(ceiling)
                 if effective != entry.guard.settings:
                     entry.guard.change(effective)
             return entry.guard
@@ -70,20 +77,35 @@ class GuardRegistry:
             return [entry.guard for entry in self._entries.values()]
 
     def _drop_idle(self) -> None:
-        surplus = len(self._entries) - MAX_IDLE_GUARDS
+        surplus = len(self._entries) + 1 - MAX_IDLE_GUARDS  # one more is about to come
         for name in [each for each, entry in self._entries.items() if _is_idle(entry.guard)][: max(0, surplus)]:
             del self._entries[name]
 
 
 def disagreement(guard: Guard, wanted: GuardSettings) -> str:
-    """Says in one sentence where a guard holds tighter limits than wanted; empty where it does not."""
-    stricter = [
-        f"{name} {getattr(guard.settings, name):g} instead of {getattr(wanted, name):g}"
-        for name in wanted.differing(guard.settings)
-    ]
-    if not stricter:
-        return ""
-    return f"Another node that shares guard {guard.name!r} asks for less: {', '.join(stricter)}."
+    """Says in one sentence where a guard holds tighter limits than wanted, and who wants that; else nothing."""
+    allowed = wanted.tighter(guard.ceiling)
+    told = []
+    if allowed != wanted:
+        told.append(f"Guard {guard.name!r} is limited by the operator of this server: {_instead(wanted, allowed)}.")
+    if guard.settings != allowed:
+        told.append(
+            f"Another node that shares guard {guard.name!r} asks for less: {_instead(allowed, guard.settings)}."
+        )
+    return " ".join(told)
+
+
+def _instead(wanted: GuardSettings, held: GuardSettings) -> str:
+    return ", ".join(
+        f"{name} {_limit(held, name)} instead of {_limit(wanted, name)}" for name in wanted.differing(held)
+    )
+
+
+def _limit(settings: GuardSettings, name: str) -> str:
+    value = getattr(settings, name)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if value else "no limit"
 
 
 def _is_idle(guard: Guard) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import random
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from langflow_sluice.errors import DeadlineExceeded, InvalidInput, QueueTimeout, SluiceError
+from langflow_sluice.errors import CircuitOpen, DeadlineExceeded, InvalidInput, QueueTimeout, SluiceError
+from langflow_sluice.guard.waiter import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from langflow_sluice.failures import Failure
     from langflow_sluice.guard.clock import Clock
@@ -48,10 +51,12 @@ class CallPolicy:
     priority: Priority = "normal"
 
     def __post_init__(self) -> None:
-        for name in ("max_retries", "total_timeout_s"):
+        for name, field in (("max_retries", "max_retries"), ("total_timeout_s", "total_timeout")):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise InvalidInput.of(name, value, "it cannot be negative", fix=f"Set {name} to 0 or above.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise InvalidInput.of(field, value, "it is a number of 0 or more", fix=f"Set {field} to 0 or above.")
+        if self.max_retries != int(self.max_retries):
+            raise InvalidInput.of("max_retries", self.max_retries, "it counts attempts", fix="Enter a whole number.")
 
 
 @dataclass(slots=True)
@@ -109,6 +114,24 @@ class Attempts:
         self.check_deadline()
         return self._guard.slot(tokens=tokens, priority=self._policy.priority, patience_s=self.time_left())
 
+    @contextlib.contextmanager
+    def within(self, slot: Slot) -> Iterator[None]:
+        """Around an attempt, inside its slot: counts the waiting, and tells the guard what the service said.
+
+        Once the slot is given back it is too late for that: it admits the next in the queue at once.
+        """
+        self.tally.waited_s += slot.waited_s
+        try:
+            yield
+        except Exception as error:
+            failure = self._diagnose(error)
+            if failure is not None:
+                slot.report(failure.outcome, pause_s=failure.retry_after_s or 0.0)
+                if not failure.reached:
+                    slot.settle_tokens(0)
+            raise
+        slot.report(Outcome.OK)
+
     def check_deadline(self) -> None:
         """Raises ``DeadlineExceeded`` if the deadline has passed."""
         left = self.time_left()
@@ -116,7 +139,7 @@ class Attempts:
             raise self.too_late()
 
     def wait_after(self, error: Exception, *, final: bool = False) -> float:
-        """Decides after a failed attempt.
+        """Decides after a failed attempt, whose slot has been given back.
 
         Args:
             error: What the attempt raised.
@@ -132,21 +155,37 @@ class Attempts:
         left = self.time_left()
         if isinstance(error, (QueueTimeout, TimeoutError, asyncio.TimeoutError)) and left is not None and left <= 0:
             raise self.too_late() from None
+        if isinstance(error, CircuitOpen):
+            return self._wait_for_probe(error, left)
         if isinstance(error, SluiceError):
             raise error
         self.made += 1
         failure = self._diagnose(error)
         if failure is None:
             raise error
-        if failure.retry_after_s is not None:
-            self._guard.pause(failure.retry_after_s)
         if final or not failure.retryable or self.made > self._policy.max_retries:
+            raise failure.error from None
+        wait_s = 0.0  # the guard pauses for all, see within
+        if not failure.retry_after_s:
+            longest_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** (self.made - 1))
+            wait_s = random.uniform(0, longest_s)  # noqa: S311 - no secret
+        if left is not None and wait_s >= left:
+            # No attempt fits in any more, so what the last one failed of is all there is to say.
             raise failure.error from None
         self._guard.count_retry()
         self.tally.retries += 1
-        if failure.retry_after_s is not None:
-            return 0.0
-        return random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** (self.made - 1)))  # noqa: S311 - no secret
+        return wait_s
+
+    def _wait_for_probe(self, error: CircuitOpen, left: float | None) -> float:
+        """Waits as an attempt that failed does, until the service is tried again; nothing has been sent."""
+        self.made += 1
+        # A little later than the probe, which then tells those who come after it.
+        wait_s = error.retry_in_s + random.uniform(0, BACKOFF_BASE_S)  # noqa: S311 - no secret
+        if self.made > self._policy.max_retries or (left is not None and wait_s >= left):
+            raise error
+        self._guard.count_retry()
+        self.tally.retries += 1
+        return wait_s
 
     def too_late(self) -> DeadlineExceeded:
         """The error for a call that ran out of time."""
@@ -183,8 +222,8 @@ async def call(
     while True:
         try:
             async with attempts.slot(tokens) as slot, deadline(attempts.time_left()):
-                attempts.tally.waited_s += slot.waited_s
-                return await attempt(slot)
+                with attempts.within(slot):
+                    return await attempt(slot)
         except Exception as error:  # noqa: BLE001 - wait_after raises what is not retried
             wait_s = attempts.wait_after(error)
         await sleep(guard.clock, wait_s)
@@ -203,8 +242,7 @@ def call_blocking(
     attempts = Attempts(guard, policy, diagnose, tally)
     while True:
         try:
-            with attempts.slot(tokens) as slot:
-                attempts.tally.waited_s += slot.waited_s
+            with attempts.slot(tokens) as slot, attempts.within(slot):
                 return attempt(slot)
         except Exception as error:  # noqa: BLE001 - wait_after raises what is not retried
             wait_s = attempts.wait_after(error)
@@ -228,7 +266,8 @@ async def sleep(clock: Clock, seconds: float) -> None:
             passed.set_result(None)
 
     def wake() -> None:
-        if not loop.is_closed():
+        # The loop may close at any time; an error here would end the clock's thread, and every guard's timers with it.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(resolve)
 
     timer = clock.call_at(clock.now() + seconds, wake)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from langchain_core.language_models import BaseChatModel
 from pydantic import PrivateAttr
 
-from langflow_sluice.guard.retry import Attempts, Tally, call, call_blocking, sleep, sleep_blocking
+from langflow_sluice.errors import InvalidInput
+from langflow_sluice.guard.retry import Attempts, Tally, call, call_blocking, deadline, sleep, sleep_blocking
 from langflow_sluice.models.tokens import estimate_messages
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ class _AsyncStreaming(_Guarded):
         protection = self._protection
         stream = functools.partial(super()._astream, messages, stop=stop, run_manager=run_manager, **kwargs)
         if protection.is_inside():
-            async for chunk in stream():
-                yield chunk
+            async for part in stream():
+                yield part
             return
         tokens = self._estimate(messages, kwargs)
         attempts = protection.attempts()
@@ -156,11 +157,12 @@ class _AsyncStreaming(_Guarded):
         while True:
             try:
                 async with attempts.slot(tokens) as slot, contextlib.aclosing(cast("Any", stream())) as chunks:
-                    async for chunk in chunks:
-                        begun = True
-                        _settle_chunk(slot, chunk)
-                        yield chunk
-                        attempts.check_deadline()
+                    usage = _Usage(slot)
+                    with attempts.within(slot):
+                        while (chunk := await _next_inside(chunks, protection, attempts.time_left())) is not None:
+                            begun = True
+                            usage.add(chunk)
+                            yield chunk
             except Exception as error:  # noqa: BLE001 - wait_after raises what is not retried
                 wait_s = attempts.wait_after(error, final=begun)
             else:
@@ -189,11 +191,13 @@ class _BlockingStreaming(_Guarded):
         while True:
             try:
                 with attempts.slot(tokens) as slot, contextlib.closing(cast("Any", stream())) as chunks:
-                    for chunk in chunks:
-                        begun = True
-                        _settle_chunk(slot, chunk)
-                        yield chunk
-                        attempts.check_deadline()
+                    usage = _Usage(slot)
+                    with attempts.within(slot):
+                        while (chunk := _next_inside_blocking(chunks, protection)) is not None:
+                            begun = True
+                            usage.add(chunk)
+                            yield chunk
+                            attempts.check_deadline()
             except Exception as error:  # noqa: BLE001 - wait_after raises what is not retried
                 wait_s = attempts.wait_after(error, final=begun)
             else:
@@ -214,7 +218,13 @@ def guarded(model: ModelT, protection: Protection) -> ModelT:
     Args:
         model: Any chat model; its client's own retries should be off, since they would pass the guard by.
         protection: What to put in front of it.
+
+    Raises:
+        InvalidInput: The model is behind a guard already; a request would hold two permits.
     """
+    if isinstance(model, _Guarded):
+        msg = f"This model stands behind guard {model._protection.guard.name!r} already."  # noqa: SLF001
+        raise InvalidInput(msg, hint="Connect the model itself, or set the limits at the node that it comes from.")
     copy = model.model_copy()
     private = dict(copy.__pydantic_private__ or {})
     # Private attributes are kept beside the fields; the class is changed afterwards, so they are set by hand.
@@ -223,7 +233,8 @@ def guarded(model: ModelT, protection: Protection) -> ModelT:
     return copy
 
 
-@functools.cache
+# Bounded: a custom node's source is executed afresh for each build, and with it any model's class in it.
+@functools.lru_cache(maxsize=128)
 def _guarded_class(kind: type[BaseChatModel]) -> type[BaseChatModel]:
     """The model's class with the guard in front; one for each class, since making one takes milliseconds."""
     # LangChain asks whether a class overrides _stream and _astream to know whether the model can stream.
@@ -244,7 +255,29 @@ def _settle(slot: Slot, result: ChatResult) -> None:
         slot.settle_tokens(used)
 
 
-def _settle_chunk(slot: Slot, chunk: ChatGenerationChunk) -> None:
-    usage = getattr(chunk.message, "usage_metadata", None)
-    if usage and usage.get("total_tokens"):
-        slot.settle_tokens(usage["total_tokens"])
+class _Usage:
+    """Adds up what a stream's chunks report: some providers tell the prompt's share first and the answer's last."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._used = 0
+
+    def add(self, chunk: ChatGenerationChunk) -> None:
+        usage = getattr(chunk.message, "usage_metadata", None)
+        if usage and usage.get("total_tokens"):
+            self._used += usage["total_tokens"]
+            self._slot.settle_tokens(self._used)
+
+
+# A generator's steps run in the context of whoever asks for them: what is set around each step does not leak.
+async def _next_inside(
+    chunks: AsyncIterator[ChatGenerationChunk], protection: Protection, time_left_s: float | None
+) -> ChatGenerationChunk | None:
+    async with deadline(time_left_s):
+        with protection.inside():
+            return await anext(chunks, None)
+
+
+def _next_inside_blocking(chunks: Iterator[ChatGenerationChunk], protection: Protection) -> ChatGenerationChunk | None:
+    with protection.inside():
+        return next(chunks, None)

@@ -43,15 +43,15 @@ class Upstream:
         if not self.api_key:
             msg = "api_key is empty."
             raise InvalidInput(msg, hint="Enter a key or the name of a global variable that holds one.")
-        if self.base_url and httpx.URL(self.base_url).scheme not in {"http", "https"}:
-            raise InvalidInput.of(
-                "base_url", self.host, "it is not the address of an API", fix="Start it with https:// or http://."
-            )
+        if not _is_address(self.base_url or DEFAULT_BASE_URL):
+            # Without the value: it may hold a password.
+            msg = "base_url is not the address of an API."
+            raise InvalidInput(msg, hint="Start it with https:// or http://, then the host, as in https://host/v1.")
 
     @property
     def host(self) -> str:
         """Host and port, for messages and names."""
-        return httpx.URL(self.base_url or DEFAULT_BASE_URL).netloc.decode() or "(no host)"
+        return httpx.URL(self.base_url or DEFAULT_BASE_URL).netloc.decode()
 
     @property
     def guard_name(self) -> str:
@@ -115,6 +115,8 @@ def chat_model(
         http_client=clients.synchronous,
         http_async_client=clients.asynchronous,
         stream_usage=True,
+        openai_proxy=None,
+        **_no_chunk_timeout(ChatOpenAI),
         **options,
     )
     return guarded(model, Protection(guard, policy, functools.partial(diagnose_http, resource=upstream.host)))
@@ -156,11 +158,25 @@ def embeddings(
         timeout=upstream.timeouts.as_httpx(),
         http_client=clients.synchronous,
         http_async_client=clients.asynchronous,
+        openai_proxy=None,
         check_embedding_ctx_length=False,
         chunk_size=max(1, batch_size),
     )
     protection = Protection(guard, policy, functools.partial(diagnose_http, resource=upstream.host))
     return GuardedEmbeddings(inner, protection, batch_size)
+
+
+def _no_chunk_timeout(kind: type[ChatOpenAI]) -> dict[str, Any]:
+    """Switches off langchain-openai's own time limit between chunks (120 s), where it has one: ours are the inputs'."""
+    return {"stream_chunk_timeout": None} if "stream_chunk_timeout" in kind.model_fields else {}
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in {"http", "https"} and bool(parsed.host)
 
 
 def is_reasoning(model_name: str) -> bool:

@@ -35,4 +35,4 @@ def estimate_messages(messages: Sequence[BaseMessage], max_tokens: int | None) -
 def _content(content: str | list[Any]) -> int:
     if isinstance(content, str):
         return estimate_text(content)
-    return sum(estimate_text(part if isinstance(part, str) else str(part.get("text", ""))) for part in content)
+    return sum(estimate_text(part if isinstance(part, str) else str(part.get("text") or "")) for part in content)

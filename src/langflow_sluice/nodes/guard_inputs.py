@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from lfx.io import DropdownInput, FloatInput, IntInput, StrInput
+from lfx.io import BoolInput, DropdownInput, FloatInput, IntInput, StrInput
 
 from langflow_sluice.guard import PRIORITIES, Guard, GuardSettings, disagreement, guard_registry
+from langflow_sluice.guard.operator_limits import operator_limits
 
 if TYPE_CHECKING:
     from lfx.custom.custom_component.component import Component
@@ -20,7 +21,7 @@ NAMED_BY_NODE = "this node has a guard of its own, shared by all runs of the flo
 
 
 def guard_inputs(
-    *, blank_name: str, max_concurrency: int = 8, queue_timeout: float = 60.0, tokens: bool = False
+    *, blank_name: str, max_concurrency: int = 8, queue_timeout: float = 60.0, model: bool = False
 ) -> list[InputTypes]:
     """The advanced inputs of a guarded node.
 
@@ -28,7 +29,8 @@ def guard_inputs(
         blank_name: What a blank name means for this node, as the end of a sentence.
         max_concurrency: Default cap.
         queue_timeout: Default seconds in the queue.
-        tokens: Whether the node's calls are counted in tokens too.
+        model: Whether the node calls a model provider, whose calls are counted in tokens too and whose refusals tell
+            how much it takes.
     """
     inputs = [
         StrInput(
@@ -52,16 +54,24 @@ def guard_inputs(
             info="Calls started a minute, spread evenly. 0: no limit.",
         ),
     ]
-    if tokens:
-        inputs.append(
+    if model:
+        inputs += [
             FloatInput(
                 name="tokens_per_minute",
                 display_name="Tokens per Minute",
                 value=0,
                 advanced=True,
                 info="Tokens a minute, estimated before a call and corrected by the usage reported. 0: no limit.",
-            )
-        )
+            ),
+            BoolInput(
+                name="adaptive",
+                display_name="Adaptive",
+                value=False,
+                advanced=True,
+                info="Find out how much of Max Concurrency the service really takes: fewer calls at once after 429s "
+                "and timeouts, more while all goes well.",
+            ),
+        ]
     inputs += [
         IntInput(
             name="max_queue",
@@ -103,7 +113,8 @@ def guard_settings(component: Component) -> GuardSettings:
         "queue_timeout_s": component.queue_timeout,
     }
     # An emptied number field arrives as None or as an empty text.
-    return GuardSettings(**{name: 0 if value is None or value == "" else value for name, value in values.items()})
+    filled: dict[str, Any] = {name: 0 if value is None or value == "" else value for name, value in values.items()}
+    return GuardSettings(**filled, adaptive=bool(getattr(component, "adaptive", False)))
 
 
 def guard_of(component: Component, blank_name: str) -> Guard:
@@ -115,8 +126,10 @@ def guard_of(component: Component, blank_name: str) -> Guard:
     """
     settings = guard_settings(component)
     name = (component.guard_name or "").strip()
-    # An explicit name is private to its Langflow user: nobody can slow down another one's flows by guessing names.
-    key = f"{_user(component)}/{name}" if name else blank_name
+    # An explicit name is private to its Langflow user, unless the operator declares it shared: nobody can slow down
+    # another one's flows by guessing names.
+    owner = "all users" if operator_limits().is_shared(name) else _user(component)
+    key = f"{owner}/{name}" if name else blank_name
     guard = guard_registry().guard(key, settings, asked_by=node_identity(component), name=name)
     warning = disagreement(guard, settings)
     if warning:

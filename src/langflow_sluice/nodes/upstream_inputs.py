@@ -93,7 +93,7 @@ def guard_of_upstream(component: Component, upstream: Upstream) -> Guard:
 def call_policy(component: Component) -> CallPolicy:
     """Retries, deadline and priority that a node's inputs ask for."""
     return CallPolicy(
-        max_retries=int(_number(component.max_retries)),
+        max_retries=_number(component.max_retries),
         total_timeout_s=_number(component.total_timeout),
         priority=priority_of(component),
     )

@@ -53,10 +53,12 @@ class Rows:
         for part in self._parts:
             if isinstance(part, DataFrame):
                 columns = [str(column) for column in part.columns]
+                text_key = getattr(part, "text_key", "text")
                 for values in part.itertuples(index=False, name=None):
-                    yield Data(data=_without_notes(dict(zip(columns, values, strict=True))))
+                    fields = _without_notes(dict(zip(columns, values, strict=True)))
+                    yield Data(data=fields, text_key=text_key)
             elif any(note in part.data for note in (ROW, ERROR, ATTEMPTS)):
-                yield type(part)(data=_without_notes(part.data))
+                yield type(part)(data=_without_notes(part.data), text_key=part.text_key)
             else:
                 yield part
 

@@ -1,0 +1,145 @@
+"""What the server's operator allows: limits that no flow can raise, and guard names that users may share.
+
+Two sources, both read in the server's process and out of reach for flows:
+
+* Environment variables for every guard: ``SLUICE_MAX_CONCURRENCY``, ``SLUICE_REQUESTS_PER_MINUTE``,
+  ``SLUICE_TOKENS_PER_MINUTE``, ``SLUICE_MAX_QUEUE``, ``SLUICE_QUEUE_TIMEOUT`` (seconds).
+* A TOML file named by ``SLUICE_LIMITS_FILE``, read again when it changes::
+
+    [limits]                    # every guard
+    max_queue = 500
+
+    [[guard]]                   # guards whose name fits the pattern (*, ?, [..] as in a shell)
+    name = "api.openai.com*"
+    max_concurrency = 32
+    tokens_per_minute = 200000
+
+    [[guard]]
+    name = "crm"
+    shared = true               # one guard for all Langflow users who name it, not one for each
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langflow_sluice.errors import InvalidInput
+from langflow_sluice.guard.settings import GuardSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE_VARIABLE = "SLUICE_LIMITS_FILE"
+# Names in the environment and the file, and the settings that they stand for.
+_NAMES = {
+    "max_concurrency": "max_concurrency",
+    "requests_per_minute": "requests_per_minute",
+    "tokens_per_minute": "tokens_per_minute",
+    "max_queue": "max_queue",
+    "queue_timeout": "queue_timeout_s",
+}
+NO_LIMITS = GuardSettings(**dict.fromkeys(_NAMES.values(), 0))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    pattern: str
+    limits: GuardSettings
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorLimits:
+    """The operator's rules, as read.
+
+    Attributes:
+        everywhere: Limits of every guard.
+        rules: Limits and sharing of guards by name.
+    """
+
+    everywhere: GuardSettings = NO_LIMITS
+    rules: tuple[_Rule, ...] = ()
+
+    def ceiling(self, name: str) -> GuardSettings:
+        """The limits of a guard; 0 where the operator sets none."""
+        fitting = (rule.limits for rule in self.rules if fnmatch.fnmatchcase(name, rule.pattern))
+        return functools.reduce(GuardSettings.tighter, fitting, self.everywhere)
+
+    def is_shared(self, name: str) -> bool:
+        """Whether all Langflow users who name this guard share it."""
+        return any(rule.shared and fnmatch.fnmatchcase(name, rule.pattern) for rule in self.rules)
+
+
+def operator_limits() -> OperatorLimits:
+    """The rules in force now.
+
+    Raises:
+        InvalidInput: A variable or the file is wrong; names the place, the value and the fix. No guard can be had
+            until it is right: a typing error must not silently lift a limit.
+    """
+    values = {key: os.environ.get(f"SLUICE_{key.upper()}", "") for key in _NAMES}
+    everywhere = _settings({key: _number(f"SLUICE_{key.upper()}", text) for key, text in values.items() if text})
+    path = os.environ.get(FILE_VARIABLE, "")
+    if not path:
+        return OperatorLimits(everywhere)
+    try:
+        changed = Path(path).stat().st_mtime_ns
+    except OSError as exc:
+        raise InvalidInput.of(
+            FILE_VARIABLE, path, f"it cannot be read ({exc.strerror})", fix="Name a TOML file."
+        ) from None
+    from_file = _read(path, changed)
+    return OperatorLimits(everywhere.tighter(from_file.everywhere), from_file.rules)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: str, changed: int) -> OperatorLimits:  # noqa: ARG001 - part of the cache's key
+    try:
+        content = tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        problem = f"it is no TOML file ({exc})"
+        raise InvalidInput.of(FILE_VARIABLE, path, problem, fix="Mend the file at that place.") from None
+    unknown = sorted(set(content) - {"limits", "guard"})
+    if unknown:
+        raise InvalidInput.of(path, unknown[0], "there is no such table", fix="Use [limits] and [[guard]].")
+    rules = []
+    for table in content.get("guard", ()):
+        pattern, shared = table.pop("name", None), table.pop("shared", False)
+        if not isinstance(pattern, str) or not pattern:
+            field = f"{path}: name"
+            raise InvalidInput.of(field, pattern, "a [[guard]] needs one", fix='Add name = "...".')
+        if not isinstance(shared, bool):
+            field = f"{path}: shared"
+            raise InvalidInput.of(field, shared, "it is a switch", fix="Use true or false.")
+        rules.append(_Rule(pattern, _limits(path, table), shared))
+    return OperatorLimits(_limits(path, content.get("limits", {})), tuple(rules))
+
+
+def _limits(path: str, table: dict[str, Any]) -> GuardSettings:
+    for key, value in table.items():
+        if key not in _NAMES:
+            fix = f"Use one of {', '.join(_NAMES)}."
+            field = f"{path}: {key}"
+            raise InvalidInput.of(field, value, "there is no such limit", fix=fix)
+    return _settings(table)
+
+
+def _settings(values: dict[str, Any]) -> GuardSettings:
+    changes: dict[str, Any] = dict.fromkeys(_NAMES.values(), 0)
+    return GuardSettings(**{**changes, **{_NAMES[key]: value for key, value in values.items()}})
+
+
+def _number(variable: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise InvalidInput.of(variable, text, "a limit is a number", fix=f"Set {variable} to 0 or above.") from None
+    return int(value) if value == int(value) else value

@@ -1,0 +1,119 @@
+"""The operator's own limits: a ceiling for every flow."""
+
+import os
+
+import pytest
+
+from langflow_sluice.errors import InvalidInput
+from langflow_sluice.guard import GuardRegistry, GuardSettings, disagreement
+from langflow_sluice.guard.operator_limits import operator_limits
+from langflow_sluice.testing import ManualClock
+
+RULES = """
+[limits]
+max_queue = 500
+
+[[guard]]
+name = "api.openai.com*"
+max_concurrency = 32
+queue_timeout = 5
+
+[[guard]]
+name = "crm"
+shared = true
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_limits_of_this_machine(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("SLUICE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def rules(tmp_path, monkeypatch):
+    path = tmp_path / "limits.toml"
+    monkeypatch.setenv("SLUICE_LIMITS_FILE", str(path))
+
+    def write(text):
+        path.write_text(text, "utf-8")
+        # Written twice within one tick of the file system's clock, a file looks unchanged.
+        stat = path.stat()
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + write.times))
+        write.times += 1_000_000
+
+    write.times = 0
+    write(RULES)
+    return write
+
+
+def asked(registry, name, **limits):
+    return registry.guard(name, GuardSettings(**limits), asked_by="node")
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_flow_can_lower_a_ceiling_but_not_raise_it():
+    registry = GuardRegistry(ManualClock())
+    guard = asked(registry, "api.openai.com (key 12)", max_concurrency=100, queue_timeout_s=0)
+    assert (guard.settings.max_concurrency, guard.settings.max_queue) == (32, 500)
+    assert guard.settings.queue_timeout_s == 5
+    assert asked(registry, "api.openai.com (key 12)", max_concurrency=3).settings.max_concurrency == 3
+    assert asked(registry, "elsewhere", max_concurrency=100).settings.max_concurrency == 100
+
+
+@pytest.mark.usefixtures("rules")
+def test_the_warning_says_that_it_is_the_operator_who_limits():
+    wanted = GuardSettings(max_concurrency=100, max_queue=10, queue_timeout_s=1)
+    guard = GuardRegistry(ManualClock()).guard("api.openai.com", wanted, asked_by="node")
+    assert "the operator of this server" in disagreement(guard, wanted)
+    assert "max_concurrency 32 instead of 100" in disagreement(guard, wanted)
+
+
+def test_a_limit_turned_off_by_a_flow_is_still_the_operators(monkeypatch):
+    monkeypatch.setenv("SLUICE_MAX_CONCURRENCY", "7")
+    assert asked(GuardRegistry(ManualClock()), "any", max_concurrency=0).settings.max_concurrency == 7
+
+
+def test_a_changed_file_counts_from_the_next_run_on(rules):
+    registry = GuardRegistry(ManualClock())
+    guard = asked(registry, "api.openai.com", max_concurrency=100)
+    rules(RULES.replace("32", "16"))
+    assert asked(registry, "api.openai.com", max_concurrency=100) is guard
+    assert guard.settings.max_concurrency == 16
+    rules("")
+    asked(registry, "api.openai.com", max_concurrency=100)
+    assert guard.settings.max_concurrency == 100
+
+
+@pytest.mark.usefixtures("rules")
+def test_only_declared_names_are_shared():
+    assert operator_limits().is_shared("crm")
+    assert not operator_limits().is_shared("crm2")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("max_concurrency = 3", "there is no such table"),
+        ("[limits]\nmax_concurency = 3", "max_concurency is 3: there is no such limit"),
+        ("[limits]\nmax_queue = -1", "max_queue is -1"),
+        ("[[guard]]\nmax_queue = 1", r"a \[\[guard\]\] needs one"),
+        ("[[guard]]\nname = 'a'\nshared = 'yes'", "it is a switch"),
+        ("[limits", "it is no TOML file"),
+    ],
+)
+def test_a_wrong_file_is_an_error_and_not_a_lifted_limit(rules, text, told):
+    rules(text)
+    with pytest.raises(InvalidInput, match=told):
+        asked(GuardRegistry(ManualClock()), "any")
+
+
+def test_a_missing_file_and_a_wrong_variable_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLUICE_LIMITS_FILE", str(tmp_path / "none.toml"))
+    with pytest.raises(InvalidInput, match=r"SLUICE_LIMITS_FILE is .*cannot be read"):
+        operator_limits()
+    monkeypatch.delenv("SLUICE_LIMITS_FILE")
+    monkeypatch.setenv("SLUICE_MAX_QUEUE", "many")
+    with pytest.raises(InvalidInput, match="SLUICE_MAX_QUEUE is 'many'"):
+        operator_limits()
