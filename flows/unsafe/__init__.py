@@ -1,0 +1,1 @@
+"""The same jobs with stock nodes, to measure against."""

@@ -1,0 +1,1 @@
+"""Sluice: safe fan-out for Langflow."""

@@ -54,7 +54,7 @@ def load(path, name):
 
 
 @pytest.fixture
-def nodes(probe):
+def nodes(probe):  # noqa: ARG001 - the nodes' source imports it
     module = load(HERE / "section_nodes.py", "section_nodes_under_test")
     yield module
     sys.modules.pop("section_nodes_under_test")

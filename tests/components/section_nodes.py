@@ -68,12 +68,12 @@ class ParityComponent(Component):
     ]
 
     def odd(self) -> Data:
-        return self._way("odd", self.item.data["n"] % 2 == 1)
+        return self._way("odd", self.item.data["n"] % 2)
 
     def even(self) -> Data:
-        return self._way("even", self.item.data["n"] % 2 == 0)
+        return self._way("even", 1 - self.item.data["n"] % 2)
 
-    def _way(self, name: str, taken: bool) -> Data:
+    def _way(self, name: str, taken: int) -> Data:
         if not taken:
             self.stop(name)
             self.graph.exclude_branches_conditionally(self._id, [name])

@@ -77,9 +77,7 @@ async def test_failed_rows_are_listed_with_their_error_and_the_others_are_kept(p
 async def test_stop_ends_with_the_first_error_and_names_its_row(probe, nodes, sluice_nodes, steps):
     probe.rows, probe.failing = 300, {3}
     with pytest.raises(Exception, match="Row 3 failed: n is 3"):
-        await fan_out_through(
-            nodes, sluice_nodes.fan_out(_id="fan", max_concurrency=2, on_error="stop"), steps("a")
-        )
+        await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan", max_concurrency=2, on_error="stop"), steps("a"))
     assert probe.runs["a"] < 150
     assert probe.now["a"] == 0
 
@@ -92,9 +90,7 @@ async def test_a_node_outside_the_body_runs_once_whatever_the_number_of_rows(pro
     assert probe.runs["outside"] == 1
 
 
-async def test_a_row_whose_branch_leads_nowhere_is_reported_and_not_an_empty_success(
-    probe, nodes, sluice_nodes, steps
-):
+async def test_a_row_whose_branch_leads_nowhere_is_reported_and_not_an_empty_success(probe, nodes, sluice_nodes, steps):
     parity, (a,) = nodes.ParityComponent(_id="parity"), steps("a")
 
     def connect(fan):
@@ -229,5 +225,3 @@ async def test_failed_rows_fed_in_again_run_as_they_were(probe, nodes, sluice_no
     await run(source, sink)
     _, failed = probe.results["sink"]
     assert failed.to_dict(orient="records") == [{"n": 2, "_row": 0, "_error": "n is 2", "_attempts": 1}]
-
-

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from langflow_sluice.canvas.bundled import bundled_flows
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 BIN = Path(sys.executable).parent
@@ -47,11 +49,32 @@ def test_a_command_of_the_readme_runs(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+SLUG = "readme_rows"
+
+
+@pytest.fixture(scope="module")
+def flow(running):
+    """The flow that the README calls, with its model at the simulated provider, under a name of its own."""
+    (bundled,) = [each for each in bundled_flows() if each.slug == "fan_out_rows"]
+    content = bundled.load()
+    (model,) = [node for node in content["data"]["nodes"] if node["id"] == "RateLimitedLLMComponent-llm"]
+    model["data"]["node"]["template"]["base_url"]["value"] = running.provider.base_url
+    del content["id"]
+    return running.client.upload_flow({**content, "name": "README", "endpoint_name": SLUG})
+
+
 def with_values(text, stack):
-    base_url, key = stack.langflow.base_url, stack.langflow.api_key
-    return text.replace("$LANGFLOW_URL", base_url).replace("$LANGFLOW_API_KEY", key)
+    values = {
+        "$LANGFLOW_URL": stack.langflow.base_url,
+        "$LANGFLOW_API_KEY": stack.langflow.api_key,
+        "fan_out_rows": SLUG,
+    }
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
 
 
+@pytest.mark.usefixtures("flow")
 def test_the_curl_call_of_the_readme_runs_a_flow(stack):
     assert shutil.which("curl"), "curl is not installed"
     (command,) = [each for each in commands() if each.startswith("curl")]
@@ -61,10 +84,11 @@ def test_the_curl_call_of_the_readme_runs_a_flow(stack):
     assert "second row" in done.stdout
 
 
+@pytest.mark.usefixtures("flow")
 def test_the_python_call_of_the_readme_runs_a_flow(stack, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {"LANGFLOW_URL": stack.langflow.base_url, "LANGFLOW_API_KEY": stack.langflow.api_key}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(with_values(code, stack), "README.md", "exec"), names)  # noqa: S102 - our own README
     printed = capsys.readouterr().out
     assert "first row" in printed
     assert "second row" in printed

@@ -1,0 +1,1 @@
+"""Real servers on this machine for demos and tests: PostgreSQL and Langflow."""
