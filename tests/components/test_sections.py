@@ -5,14 +5,15 @@ import asyncio
 import pytest
 from lfx.graph import Graph
 
-from langflow_sluice.guard import GuardRegistry, registry
+from langflow_sluice.testing import isolated_guards
 
 pytestmark = pytest.mark.usefixtures("fresh_guards")
 
 
 @pytest.fixture
-def fresh_guards(monkeypatch):
-    monkeypatch.setattr(registry, "_registry", GuardRegistry())
+def fresh_guards():
+    with isolated_guards():
+        yield
 
 
 async def run(first, last):

@@ -45,7 +45,7 @@ def cells(table: str) -> list[list[str]]:
 
 def test_the_palette_shows_the_group_with_the_nodes_of_the_contract(stack: Stack) -> None:
     group = stack.client.components()["sluice"]
-    contract = json.loads(CONTRACT.read_text("utf-8"))
+    contract = json.loads(CONTRACT.read_text("utf-8"))["nodes"]
     assert {name: node["display_name"] for name, node in group.items()} == {
         f"ext:sluice:{name}@official": node["display_name"] for name, node in contract.items()
     }

@@ -319,7 +319,7 @@ class Fake(BaseChatModel):
     """Fails the test if it is not inside the guard's one permit."""
 
     guard: Guard
-    model_config = {"arbitrary_types_allowed": True}  # noqa: RUF012
+    model_config = {"arbitrary_types_allowed": True}
 
     @property
     def _llm_type(self):

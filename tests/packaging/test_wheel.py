@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The contract is what has been promised; a node that is new there must show up here.
-NODES = sorted(json.loads((ROOT / "tests" / "components" / "contract.json").read_text("utf-8")))
+NODES = sorted(json.loads((ROOT / "tests" / "components" / "contract.json").read_text("utf-8"))["nodes"])
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "components", "flows", "src")
 # The hook that every installer calls (PEP 517); the interpreter's own setuptools, so that no index is asked.
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"

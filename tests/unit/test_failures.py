@@ -175,7 +175,7 @@ def test_an_error_event_in_a_stream_is_the_services_own():
 class OtherLibrarysError(Exception):
     """Like botocore's: its response is a dict."""
 
-    response = {"Error": {"Code": "Throttling"}}  # noqa: RUF012
+    response = {"Error": {"Code": "Throttling"}}
 
 
 @pytest.mark.parametrize(

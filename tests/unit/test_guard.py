@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from langflow_sluice.errors import BulkheadFull, InvalidInput, QueueTimeout, WouldBlockLoop
-from langflow_sluice.guard import Guard, GuardSettings
-from langflow_sluice.testing import ManualClock, settle
+from langflow_sluice.guard import Guard, GuardSettings, guard_registry
+from langflow_sluice.testing import ManualClock, isolated_guards, settle
 
 
 @pytest.fixture
@@ -424,3 +424,56 @@ def test_a_wrong_limit_is_refused_by_name_and_value(field, value):
 async def test_an_unknown_priority_is_refused(clock):
     with pytest.raises(InvalidInput, match="priority is 'urgent'"):
         guard_of(clock).slot(priority="urgent")
+
+
+def test_when_the_loop_of_the_holders_closes_callers_of_other_loops_and_threads_go_on(clock):
+    guard = guard_of(clock, max_concurrency=2, queue_timeout_s=0)
+    home = asyncio.new_event_loop()
+
+    async def hold():
+        async with guard.slot():
+            await asyncio.Event().wait()
+
+    async def start():
+        tasks = [asyncio.ensure_future(hold()) for _ in range(4)]
+        await settle()
+        for task in tasks:
+            task._log_destroy_pending = False
+        return tasks
+
+    holders = home.run_until_complete(start())
+    assert (guard.statistics().in_flight, guard.statistics().waiting["normal"]) == (2, 2)
+    finished = []
+
+    async def many():
+        async def call():
+            async with guard.slot():
+                finished.append("loop")
+
+        await asyncio.gather(*(call() for _ in range(20)))
+
+    def block():
+        with guard.slot():
+            finished.append("thread")
+
+    threads = [threading.Thread(target=asyncio.run, args=(many(),))]
+    threads += [threading.Thread(target=block) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    while guard.statistics().waiting["normal"] < 2 + 20 + 5:
+        pass
+    home.close()
+    del holders, home
+    gc.collect()
+    for thread in threads:
+        thread.join()
+    assert sorted(finished) == ["loop"] * 20 + ["thread"] * 5
+    assert guard.statistics().in_flight == 0
+
+
+def test_an_isolated_registry_is_what_nodes_find_and_only_for_as_long_as_it_is_entered(clock):
+    before = guard_registry()
+    with isolated_guards(clock) as mine:
+        assert guard_registry() is mine
+        assert mine.guard("a", GuardSettings(), asked_by="node").clock is clock
+    assert guard_registry() is before

@@ -171,3 +171,12 @@ def test_the_report_tells_what_the_calls_went_through():
     line = report(guard, Tally(calls=3, retries=1, waited_s=1.234))
     assert line.startswith("Guard api: 3 calls, waited 1.23 s, 1 retries, 0 of 4 in flight, 0 waiting")
     assert "0 in flight" in report(Guard("api", GuardSettings(max_concurrency=0), ManualClock()))
+
+
+def test_a_name_that_the_operator_declares_shared_is_one_guard_for_all_users(tmp_path, monkeypatch):
+    rules = tmp_path / "limits.toml"
+    rules.write_text('[[guard]]\nname = "crm"\nshared = true\n', "utf-8")
+    monkeypatch.setenv("SLUICE_LIMITS_FILE", str(rules))
+    ours = guard_of(Node(user="user-1", guard_name="crm"), "blank")
+    assert guard_of(Node("node-2", user="user-2", guard_name="crm"), "blank") is ours
+    assert guard_of(Node("node-2", user="user-2", guard_name="other"), "blank") is not ours

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from langflow_sluice.guard.clock import SYSTEM_CLOCK, Clock
 from langflow_sluice.guard.guard import Guard
 from langflow_sluice.guard.operator_limits import operator_limits
 from langflow_sluice.guard.settings import GuardSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A node that has not asked for its guard for this long no longer tightens it for others: it was edited or deleted.
 FORGET_AFTER_S = 600.0
@@ -121,6 +126,17 @@ def _start_afresh() -> None:
 
 
 os.register_at_fork(after_in_child=_start_afresh)
+
+
+@contextlib.contextmanager
+def replaced(other: GuardRegistry) -> Iterator[None]:
+    """While entered, ``guard_registry`` returns another registry; for tests."""
+    global _registry  # noqa: PLW0603 - as above
+    before, _registry = _registry, other
+    try:
+        yield
+    finally:
+        _registry = before
 
 
 def guard_registry() -> GuardRegistry:
