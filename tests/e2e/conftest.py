@@ -26,7 +26,7 @@ class Stack:
 
     Attributes:
         postgres: The database with pgvector; the global variable SLUICE_DATABASE_URL holds its address.
-        provider: The models; the global variable OPENAI_API_KEY holds its only key.
+        provider: The models; the global variable OPENAI_API_KEY holds its only key, `key`.
         langflow: The server.
         client: A client of its API.
         flows: Ids of the bundled flows, by slug.
@@ -38,6 +38,7 @@ class Stack:
     langflow: LangflowServer
     client: LangflowClient
     flows: dict[str, str] = field(default_factory=dict)
+    key: str = KEY
 
     @property
     def tweaks(self) -> dict[str, dict[str, Any]]:

@@ -111,6 +111,8 @@ def test_the_watch_sees_the_peak_by_application_and_database(postgres_server: Em
             assert postgres_server.connections(f"app-{database}") == count
             for connection in held:
                 connection.close()
+            # A server process that is on its way out still counts.
+            assert within_ten_seconds(lambda: postgres_server.connections(f"app-{database}") == 0)
     assert watch.peak(f"app-{database}") == watch.peak(database=database) == 3
     assert watch.peaks_by_application()[f"app-{database}"] == 3
     assert watch.peaks_by_database()[database] == 3

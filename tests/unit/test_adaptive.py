@@ -127,6 +127,6 @@ def test_a_limit_that_has_just_failed_is_tried_again_only_now_and_then():
             limit.succeeded(now, limit.limit, limit.epoch)
         now += 1
     gaps = [later - earlier for earlier, later in zip(failures, failures[1:], strict=False)]
-    assert min(gaps) >= 8
-    assert len(failures) <= math.ceil(100 / 8) + 1
+    assert min(gaps) >= 10
+    assert len(failures) <= math.ceil(100 / 10) + 1
     assert limit.limit in {10, 11}

@@ -180,16 +180,13 @@ class GuardMachine(RuleBasedStateMachine):
     @rule()
     def the_other_loop_closes(self):
         theirs = sorted(name for name in self.tasks if name[0])
-        for name in theirs:
-            self.model.forget(name)
-            self.tasks.pop(name)._log_destroy_pending = False
-        # Closed in the middle of everything: its waiters cannot be told, its holders go with their coroutines.
+        # Closed in the middle of everything, and swept away: what the collector does to a coroutine is to close it.
         self.foreign.close()
         for name in theirs:
-            del self.let_go[name]
-        import gc
-
-        gc.collect()
+            self.model.forget(name)
+            task = self.tasks.pop(name)
+            task._log_destroy_pending = False
+            task.get_coro().close()
         self.model.admit()
         self.turn()
 
@@ -216,7 +213,7 @@ class GuardMachine(RuleBasedStateMachine):
 
 TestGuardAgainstItsModel = GuardMachine.TestCase
 TestGuardAgainstItsModel.settings = settings(
-    max_examples=150,
+    max_examples=300,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

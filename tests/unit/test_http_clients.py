@@ -238,16 +238,19 @@ async def test_a_client_in_use_is_not_dropped_however_long_ago_it_was_asked_for(
     assert clients_of(cache, provider, "b") is not second
 
 
-async def test_a_request_that_starts_while_its_client_is_dropped_is_not_cut_off(cache, provider):
+async def test_requests_under_way_when_their_client_is_dropped_are_not_cut_off(cache, provider):
     clients = clients_of(cache, provider)
-    models = f"{provider.base_url}/models"
-    async with clients.asynchronous.stream("GET", models) as answer:
-        with clients.synchronous.stream("GET", models) as blocking_answer:
-            for entry in cache._entries.values():
-                entry.close_soon()
-            await asyncio.sleep(0)
-            assert blocking_answer.read()
-        assert await answer.aread()
+    provider.configure(fault="hang")
+    calls = asyncio.gather(
+        embed(clients.asynchronous, provider, "a"),
+        asyncio.to_thread(embed_blocking, clients.synchronous, provider, "b"),
+    )
+    await seen_soon(provider, lambda stats: stats.in_flight == {"embeddings": 2})
+    for entry in cache._entries.values():
+        entry.close_soon()
+    await asyncio.sleep(0)
+    provider.configure(fault="ok")
+    await calls
     await seen_soon(provider, lambda stats: stats.connections_open == 0)
 
 

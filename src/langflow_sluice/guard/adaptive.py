@@ -6,9 +6,8 @@ import math
 
 START = 10
 DECREASE = 0.8
-MAX_STEP = 8
 # Seconds before a limit that has just failed is tried again.
-PROBE_EVERY_S = 8.0
+PROBE_EVERY_S = 10.0
 
 
 class AdaptiveLimit:
@@ -16,15 +15,16 @@ class AdaptiveLimit:
 
     Additive increase, multiplicative decrease (Chiu and Jain, Analysis of the Increase and Decrease Algorithms for
     Congestion Avoidance in Computer Networks, 1989): after each round, a limit's worth of successes with at least half
-    of the limit in use, the limit grows by one step; an overload takes a fifth off it. Four rules beside it:
+    of the limit in use, the limit grows by one step; an overload takes a fifth off it. The steps are those of BIC (Xu,
+    Harfoush, Rhee, Binary Increase Congestion Control, INFOCOM 2004): half of the way to a limit that has failed, and
+    doubling from round to round where nothing is known to have failed. Three rules beside it:
 
     * A burst of refusals is one event. Requests that left before the limit fell say nothing about the limit after it:
       each permit carries the epoch of its grant, and only refusals of the present epoch count.
     * An overload right after a step goes back to the limit of the round before, which held, and not lower.
-    * A limit that has just failed is not tried again before ``PROBE_EVERY_S``: below it the limit stays, at the cost
-      of one refusal for each probe.
-    * Where nothing is known to have failed, the step doubles from round to round, as in BIC's search for a new maximum
-      (Xu, Harfoush, Rhee, Binary Increase Congestion Control, INFOCOM 2004).
+    * A limit that has just failed is not tried again before ``PROBE_EVERY_S``: the limit stays right below it, at the
+      cost of one refusal for each probe. With a Retry-After of 1 s that is a tenth of the throughput; a longer time
+      would lose more where the service's capacity rises.
 
     Args:
         ceiling: The cap set by people; the limit never exceeds it.
@@ -68,16 +68,17 @@ class AdaptiveLimit:
             self._grow(now)
 
     def _grow(self, now: float) -> None:
-        target = min(self.limit + self._step, self._ceiling)
-        if target >= self._failed_at:
-            if now < self._probe_at:
-                self.limit = int(self._failed_at) - 1
-                return
+        if self._failed_at == math.inf:
+            self.limit = min(self.limit + self._step, self._ceiling)
+            self._step *= 2
+            return
+        room = int(self._failed_at) - 1 - self.limit
+        if room > 0:
+            self.limit = min(self.limit + (room + 1) // 2, self._ceiling)
+        elif now >= self._probe_at:
             self._failed_at = math.inf
-            target = min(self.limit + 1, self._ceiling)
-        elif self._failed_at == math.inf:
-            self._step = min(2 * self._step, MAX_STEP)
-        self.limit = target
+            self._step = 1
+            self._grow(now)
 
     def overloaded(self, now: float, epoch: int) -> bool:
         """Notes a refusal for too many requests, or a timeout.
