@@ -282,13 +282,15 @@ async def test_after_a_429_nobody_is_sent_until_the_provider_wants_to_be_asked_a
         }[way]
         work = asyncio.gather(*(ask(text) for text in texts))
         try:
-            # Two hang in the provider's slots, three have been refused, three have not been sent yet.
+            # Two hang in the provider's slots, up to three have been refused (the first refusal pauses the guard, and
+            # threads come one after the other), the others have not been sent yet.
             await until(lambda: guard.statistics().in_flight == 2 and sum(guard.statistics().waiting.values()) == 6)
-            assert guard.statistics().admitted == 5
+            admitted = guard.statistics().admitted
+            assert 3 <= admitted <= 5
             provider.configure(slots=8, fault="ok")
             await until(lambda: guard.statistics().in_flight == 0)
             await clock.advance(4.9)
-            assert guard.statistics().admitted == provider.stats().requests["chat"] == 5
+            assert guard.statistics().admitted == provider.stats().requests["chat"] == admitted
             await clock.advance(0.1)
             answers = await work
         finally:
@@ -296,9 +298,9 @@ async def test_after_a_429_nobody_is_sent_until_the_provider_wants_to_be_asked_a
             await clock.advance(1000)
     assert [answer.content for answer in answers] == [f"Answer to: {text}" for text in texts]
     stats = provider.stats()
-    assert stats.answered == {200: 8, 429: 3}
+    assert stats.answered == {200: 8, 429: admitted - 2}
     assert stats.subjects(status=200) == once(*texts)
-    assert guard.statistics().retries == 3
+    assert guard.statistics().retries == admitted - 2
 
 
 async def _whole(stream):
