@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_log = logging.getLogger("langflow_sluice.guard")
 
 
 class Timer:
@@ -83,7 +87,11 @@ class SystemClock:
             with self._condition:
                 timer = self._wait_for_due()
             if not timer.cancelled:
-                timer.callback()
+                try:
+                    timer.callback()
+                except Exception:  # noqa: BLE001 - logged; whatever a callback raises, the others must run
+                    # Without this thread no guard's rate, pause or timeout would ever end again.
+                    _log.exception("A wake-up of a guard failed")
 
     def _wait_for_due(self) -> Timer:
         while True:

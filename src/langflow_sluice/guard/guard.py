@@ -208,6 +208,9 @@ class Guard:
             f"{settings.queue_timeout_s:g}): {in_flight} calls in flight (max_concurrency "
             f"{settings.max_concurrency}), {sum(self.admission.waiting().values())} still waiting."
         )
+        paused_s = self.admission.paused_until - self.clock.now()
+        if paused_s > 0:
+            msg += f" The service has asked to be left alone for another {paused_s:.1f} s."
         return QueueTimeout(msg, hint="Send less at once, or raise queue_timeout or the limit that is too low.")
 
     def statistics(self) -> GuardStatistics:

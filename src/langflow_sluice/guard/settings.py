@@ -37,13 +37,14 @@ class GuardSettings:
     adaptive: bool = False
 
     def __post_init__(self) -> None:
-        for name in LIMITS:
-            value = getattr(self, name)
+        for field in LIMITS:
+            value = getattr(self, field)
+            name = field.removesuffix("_s")  # as the nodes' inputs and the operator's variables are called
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
                 raise InvalidInput.of(
                     name, value, "a limit is a number of 0 or more", fix=f"Set {name} to 0 (no limit) or above."
                 )
-            if name in _WHOLE and value != int(value):
+            if field in _WHOLE and value != int(value):
                 raise InvalidInput.of(name, value, "it counts callers", fix=f"Set {name} to a whole number.")
 
     def tighter(self, other: GuardSettings) -> GuardSettings:
