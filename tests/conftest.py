@@ -17,3 +17,7 @@ def pytest_collection_modifyitems():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import lfx.custom  # noqa: F401
+            from lfx.services.deps import get_settings_service
+
+            # Langflow's settings are read once for the process: now, not within a test that sets variables for itself.
+            get_settings_service()

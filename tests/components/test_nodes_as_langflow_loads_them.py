@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from langchain_openai import ChatOpenAI
     from lfx.custom.eval import eval_custom_component_code
+    from lfx.services.deps import get_settings_service
     from lfx.utils.async_helpers import run_until_complete
 
 COMPONENTS = Path(__file__).parents[2] / "components" / "sluice"
@@ -39,6 +40,9 @@ def executed(file):
 
 @pytest.fixture
 def provider(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lfx warns of its own code when its settings load
+        get_settings_service()  # first: the settings live as long as the process, the variable only for this test
     monkeypatch.setenv("LANGFLOW_SSRF_ALLOWED_HOSTS", "127.0.0.1")
     with serve_in_thread(ProviderSettings(slots=4, service_s=0.0)) as control:
         yield control
