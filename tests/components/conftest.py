@@ -1,5 +1,6 @@
 """Graphs with sections, built in this process and run by Langflow's own scheduler."""
 
+import asyncio
 import contextlib
 import importlib.util
 import sys
@@ -24,6 +25,8 @@ class Probe(types.ModuleType):
         self.now = Counter()
         self.most = Counter()
         self.turns = lambda _: 3
+        self.hold = asyncio.Event()
+        self.hold.set()
 
     def ran(self, node):
         self.runs[node] += 1

@@ -92,3 +92,17 @@ class SinkComponent(Component):
         section_probe.ran(self._id)
         section_probe.results[self._id] = (self.value, self.other)
         return Message(text="end")
+
+
+class HoldComponent(Component):
+    """Hands its value on, as soon as it may."""
+
+    display_name = "Hold"
+    inputs = [HandleInput(name="value", display_name="Value", input_types=ANY)]
+    outputs = [Output(display_name="Out", name="out", method="value_output")]
+
+    async def value_output(self) -> Message:
+        section_probe.ran(self._id)
+        with section_probe.inside(self._id):
+            await section_probe.hold.wait()
+        return self.value

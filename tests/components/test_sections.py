@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 from lfx.graph import Graph
+from lfx.schema.message import Message
 
+from langflow_sluice.guard import guard_registry
 from langflow_sluice.testing import isolated_guards
 
 pytestmark = pytest.mark.usefixtures("fresh_guards")
@@ -226,3 +228,64 @@ async def test_failed_rows_fed_in_again_run_as_they_were(probe, nodes, sluice_no
     await run(source, sink)
     _, failed = probe.results["sink"]
     assert failed.to_dict(orient="records") == [{"n": 2, "_row": 0, "_error": "n is 2", "_attempts": 1}]
+
+
+async def through_gate(nodes, gate, inside):
+    """Runs source -> gate -> inside -> back; what is done and what is turned away each go into a sink of their own."""
+    source, join = nodes.SourceComponent(_id="source"), nodes.SinkComponent(_id="join")
+    done, busy = nodes.SinkComponent(_id="done"), nodes.SinkComponent(_id="busy")
+    gate.set(value=source.message)
+    inside.set(value=gate.guarded_output)
+    gate.set(guarded=inside.value_output)
+    done.set(value=gate.done_output)
+    busy.set(value=gate.busy_output)
+    join.set(value=done.text, other=busy.text)
+    await run(source, join)
+
+
+async def test_a_gate_hands_its_value_through_the_section_unchanged_in_type(probe, nodes, sluice_nodes):
+    await through_gate(nodes, sluice_nodes.gate(_id="gate"), nodes.HoldComponent(_id="inside"))
+    (value, _) = probe.results["done"]
+    assert isinstance(value, Message)
+    assert value.text == "source"
+    assert (probe.runs["inside"], probe.runs["done"], probe.runs["busy"]) == (1, 1, 0)
+
+
+async def test_a_full_gate_sends_the_value_to_busy_instead_of_failing(probe, nodes, sluice_nodes):
+    def one():
+        gate = sluice_nodes.gate(_id="gate", max_concurrency=1, max_queue=1, on_full="busy")
+        return asyncio.ensure_future(through_gate(nodes, gate, nodes.HoldComponent(_id="inside")))
+
+    probe.hold.clear()
+    first, second = one(), one()
+    (guard,) = await until(guard_registry().guards)
+    await until(lambda: sum(guard.statistics().waiting.values()))
+    await one()
+    (value, _) = probe.results.pop("busy")
+    assert value.text == "source"
+    assert "done" not in probe.results
+    probe.hold.set()
+    await asyncio.gather(first, second)
+    assert (probe.runs["inside"], probe.runs["done"], probe.runs["busy"]) == (2, 2, 1)
+    assert probe.most["inside"] == 1
+
+
+async def test_a_full_gate_raises_where_it_is_told_to(probe, nodes, sluice_nodes):
+    def one():
+        gate = sluice_nodes.gate(_id="gate", max_concurrency=1, max_queue=1, on_full="raise")
+        return asyncio.ensure_future(through_gate(nodes, gate, nodes.HoldComponent(_id="inside")))
+
+    probe.hold.clear()
+    first, second = one(), one()
+    (guard,) = await until(guard_registry().guards)
+    await until(lambda: sum(guard.statistics().waiting.values()))
+    with pytest.raises(Exception, match=r"is full: 1 calls in flight .* 1 waiting \(max_queue 1\)"):
+        await one()
+    probe.hold.set()
+    await asyncio.gather(first, second)
+
+
+async def until(condition):
+    while not (value := condition()):  # noqa: ASYNC110 - what Langflow does meanwhile tells nobody when it is done
+        await asyncio.sleep(0)
+    return value

@@ -15,7 +15,7 @@ from langflow_sluice.guard.retry import Attempts, Tally, call, call_blocking, de
 from langflow_sluice.models.tokens import estimate_messages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.messages import BaseMessage
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from langflow_sluice.guard.retry import CallPolicy
 
 ModelT = TypeVar("ModelT", bound=BaseChatModel)
+T = TypeVar("T")
 
 # The protection whose permit the running call already holds. LangChain's methods call each other: _agenerate falls
 # back to _generate in a thread, and langchain-openai's _agenerate calls _astream when ``streaming`` is set. A second
@@ -61,6 +62,14 @@ class Protection:
     def is_inside(self) -> bool:
         """Whether the running call holds a permit already."""
         return _inside.get() == id(self)
+
+    async def call(self, attempt: Callable[[Slot], Awaitable[T]], tokens: float) -> T:
+        """Makes one guarded call; see ``langflow_sluice.guard.retry.call``."""
+        return await call(self.guard, self.policy, attempt, self.diagnose, tokens=tokens, tally=self.tally)
+
+    def call_blocking(self, attempt: Callable[[Slot], T], tokens: float) -> T:
+        """``call`` for a thread without a running event loop."""
+        return call_blocking(self.guard, self.policy, attempt, self.diagnose, tokens=tokens, tally=self.tally)
 
     def attempts(self) -> Attempts:
         """The attempts of a new call."""
@@ -107,9 +116,7 @@ class _Guarded(BaseChatModel):
             return result
 
         tokens = self._estimate(messages, kwargs)
-        return await call(
-            protection.guard, protection.policy, attempt, protection.diagnose, tokens=tokens, tally=protection.tally
-        )
+        return await protection.call(attempt, tokens)
 
     def _generate(
         self,
@@ -130,9 +137,7 @@ class _Guarded(BaseChatModel):
             return result
 
         tokens = self._estimate(messages, kwargs)
-        return call_blocking(
-            protection.guard, protection.policy, attempt, protection.diagnose, tokens=tokens, tally=protection.tally
-        )
+        return protection.call_blocking(attempt, tokens)
 
 
 class _AsyncStreaming(_Guarded):

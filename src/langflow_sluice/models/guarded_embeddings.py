@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from langchain_core.embeddings import Embeddings
 
 from langflow_sluice.errors import InvalidInput
-from langflow_sluice.guard.retry import call, call_blocking
 from langflow_sluice.models.tokens import estimate_text
 
 if TYPE_CHECKING:
@@ -74,29 +73,13 @@ class GuardedEmbeddings(Embeddings):
         def attempt(_: Slot) -> T:
             return request()
 
-        protection = self.protection
-        return call_blocking(
-            protection.guard,
-            protection.policy,
-            attempt,
-            protection.diagnose,
-            tokens=self._tokens(texts),
-            tally=protection.tally,
-        )
+        return self.protection.call_blocking(attempt, self._tokens(texts))
 
     async def _acall(self, request: Callable[[Any], Awaitable[T]], argument: object, texts: Sequence[str]) -> T:
         async def attempt(_: Slot) -> T:
             return await request(argument)
 
-        protection = self.protection
-        return await call(
-            protection.guard,
-            protection.policy,
-            attempt,
-            protection.diagnose,
-            tokens=self._tokens(texts),
-            tally=protection.tally,
-        )
+        return await self.protection.call(attempt, self._tokens(texts))
 
     def _tokens(self, texts: Sequence[str]) -> float:
         if not self.protection.guard.settings.tokens_per_minute:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from lfx.io import FloatInput, HandleInput, IntInput, SecretStrInput, StrInput
 from lfx.utils.secrets import secret_value_to_str
 
-from langflow_sluice.nodes.guard_inputs import guard_of, priority_of
+from langflow_sluice.nodes.guard_inputs import guard_of, number, priority_of
 from langflow_sluice.postgres.settings import PoolSettings
 from langflow_sluice.postgres.url import fingerprint, parse_database_url, redacted
 
@@ -109,16 +109,11 @@ def database_of(component: Component) -> Database:
     """
     url = parse_database_url(secret_value_to_str(component.database_url) or "")
     settings = PoolSettings(
-        pool_size=_number(component.pool_size),
-        max_overflow=_number(component.max_overflow),
-        pool_timeout_s=_number(component.pool_timeout),
-        pool_recycle_s=_number(component.pool_recycle),
-        statement_timeout_s=_number(component.statement_timeout),
+        pool_size=number(component.pool_size),
+        max_overflow=number(component.max_overflow),
+        pool_timeout_s=number(component.pool_timeout),
+        pool_recycle_s=number(component.pool_recycle),
+        statement_timeout_s=number(component.statement_timeout),
     )
     guard = guard_of(component, f"{redacted(url)} ({fingerprint(url)[:12]})")
     return Database(url, settings, guard, priority_of(component))
-
-
-def _number(value: Any) -> Any:
-    # An emptied number field arrives as None or as an empty text.
-    return 0 if value is None or value == "" else value

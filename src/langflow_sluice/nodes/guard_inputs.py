@@ -112,9 +112,13 @@ def guard_settings(component: Component) -> GuardSettings:
         "max_queue": component.max_queue,
         "queue_timeout_s": component.queue_timeout,
     }
-    # An emptied number field arrives as None or as an empty text.
-    filled: dict[str, Any] = {name: 0 if value is None or value == "" else value for name, value in values.items()}
+    filled: dict[str, Any] = {name: number(value) for name, value in values.items()}
     return GuardSettings(**filled, adaptive=bool(getattr(component, "adaptive", False)))
+
+
+def number(value: Any) -> Any:
+    """A number field's value: emptied on the canvas, it arrives as None or as an empty text and means 0."""
+    return 0 if value is None or value == "" else value
 
 
 def guard_of(component: Component, blank_name: str) -> Guard:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from lfx.io import FloatInput, IntInput, SecretStrInput, StrInput
 from lfx.utils.secrets import secret_value_to_str
@@ -10,7 +10,7 @@ from lfx.utils.secrets import secret_value_to_str
 from langflow_sluice.guard.retry import CallPolicy
 from langflow_sluice.http_clients import HttpTimeouts
 from langflow_sluice.models.openai_compatible import Upstream
-from langflow_sluice.nodes.guard_inputs import guard_of, priority_of
+from langflow_sluice.nodes.guard_inputs import guard_of, number, priority_of
 
 if TYPE_CHECKING:
     from lfx.custom.custom_component.component import Component
@@ -81,7 +81,7 @@ def upstream_of(component: Component) -> Upstream:
     return Upstream(
         base_url=(component.base_url or "").strip(),
         api_key=secret_value_to_str(component.api_key) or "",
-        timeouts=HttpTimeouts(connect_s=_number(component.connect_timeout), read_s=_number(component.read_timeout)),
+        timeouts=HttpTimeouts(connect_s=number(component.connect_timeout), read_s=number(component.read_timeout)),
     )
 
 
@@ -93,12 +93,7 @@ def guard_of_upstream(component: Component, upstream: Upstream) -> Guard:
 def call_policy(component: Component) -> CallPolicy:
     """Retries, deadline and priority that a node's inputs ask for."""
     return CallPolicy(
-        max_retries=_number(component.max_retries),
-        total_timeout_s=_number(component.total_timeout),
+        max_retries=number(component.max_retries),
+        total_timeout_s=number(component.total_timeout),
         priority=priority_of(component),
     )
-
-
-def _number(value: Any) -> Any:
-    # An emptied number field arrives as None or as an empty text.
-    return 0 if value is None or value == "" else value

@@ -51,12 +51,14 @@ class GateRun:
                 self._error = rejection
                 raise
             self._rejection = rejection
+            self._component.log(str(rejection), name="Busy")
         except Exception as error:
             self._error = error
             raise
         finally:
             self._component.status = report(self._guard)
             self._component.log(self._component.status, name="Guard")
+        self._section.keep_from_outer_run(DONE if self._rejection else BUSY)
         self._finished = True
 
     async def _run(self) -> None:
@@ -70,15 +72,9 @@ class GateRun:
         return self._component.value
 
     def result(self) -> Any:
-        """What came back from the section; where the value was turned away, its branch does not run."""
-        if self._rejection is not None:
-            self._component.stop(DONE)
+        """What came back from the section; nothing where the value was turned away."""
         return self._result
 
     def turned_away(self) -> Any:
-        """The value with the reason, where it was turned away; otherwise this branch does not run."""
-        if self._rejection is None:
-            self._component.stop(BUSY)
-            return None
-        self._component.log(str(self._rejection), name="Busy")
-        return self._component.value
+        """The value, where it was turned away."""
+        return self._component.value if self._rejection else None

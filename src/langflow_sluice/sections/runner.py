@@ -51,10 +51,17 @@ class SectionRunner:
             "fallback_to_env_vars": _falls_back_to_env(),
         }
 
-    def keep_from_outer_run(self) -> None:
-        """Tells Langflow that the body's nodes are ours to run."""
-        self._component.stop(self._section.output_name)
-        self._graph.exclude_branch_conditionally(self._section.owner_id, self._section.output_name)
+    def keep_from_outer_run(self, *unused: str) -> None:
+        """Tells Langflow that the body's nodes are ours to run.
+
+        Args:
+            *unused: Further outputs whose branches do not run, because nothing comes out of them this time.
+        """
+        outputs = [self._section.output_name, *unused]
+        for name in outputs:
+            self._component.stop(name)
+        # As a router does: a node where branches meet then takes what the others bring.
+        self._graph.exclude_branches_conditionally(self._section.owner_id, outputs)
 
     async def build_outside(self) -> None:
         """Builds what the body takes from outside; once, before any item runs."""
