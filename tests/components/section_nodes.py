@@ -106,3 +106,12 @@ class HoldComponent(Component):
         with section_probe.inside(self._id):
             await section_probe.hold.wait()
         return self.value
+
+
+class ParityTextComponent(Component):
+    display_name = "Parity Text"
+    inputs = [HandleInput(name="item", display_name="Item", input_types=ANY)]
+    outputs = [Output(display_name="Out", name="out", method="out")]
+
+    def out(self) -> Message:
+        return Message(text=str(self.item.data["n"] % 2))

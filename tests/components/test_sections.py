@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from lfx.components.flow_controls.conditional_router import ConditionalRouterComponent
 from lfx.graph import Graph
 from lfx.schema.message import Message
 
@@ -122,6 +123,23 @@ async def test_branches_that_come_back_separately_each_give_their_rows(probe, no
     await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan"), [], connect=connect)
     done, _ = probe.results["sink"]
     assert column(done) == [2, 2, 4, 4, 6]
+
+
+async def test_stock_if_else_decides_for_each_row_by_itself(probe, nodes, sluice_nodes):
+    # It counts its iterations in the graph's context and forces its default route after ten.
+    probe.rows = 30
+    text, router = nodes.ParityTextComponent(_id="text"), ConditionalRouterComponent(_id="router")
+
+    def connect(fan):
+        text.set(item=fan.item_output)
+        router.set(input_text=text.out, match_text="1", operator="equals")
+        fan.set(item=router.true_response)
+        fan._edges[-1]["data"]["targetHandle"]["output_types"] = ["Data", "Message", "DataFrame"]
+
+    await fan_out_through(nodes, sluice_nodes.fan_out(_id="fan", max_concurrency=3), [], connect=connect)
+    done, failed = probe.results["sink"]
+    assert column(done) == list(range(1, 30, 2))
+    assert column(failed) == list(range(0, 30, 2))
 
 
 async def test_a_fan_out_in_a_fan_out_runs_every_pair(probe, nodes, sluice_nodes, steps):

@@ -8,6 +8,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.errors import NoResult
+from langflow_sluice.sections.stopped import StoppedOutputs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,6 +36,7 @@ class Body:
         self._vertices = {vertex_id: sub.get_vertex(vertex_id) for vertex_id in section.body}
         self._classes: dict[str, Any] = {each.id: type(each.custom_component) for each in self._vertices.values()}
         self._owner = self._connect()
+        self._stopped = StoppedOutputs(sub)
         self._fresh = True
 
     @classmethod
@@ -108,6 +110,7 @@ class Body:
 
     def _renew(self) -> None:
         graph = self._graph
+        self._stopped.clear()
         graph.context = dict(self._outer.context)
         graph.mark_all_vertices("ACTIVE")
         graph.inactivated_vertices = set()
@@ -172,9 +175,10 @@ class Body:
     def _result(self) -> Any:
         for edge in self._section.ends:
             vertex = self._vertices[edge.source_id]
-            if vertex.built and edge.source_handle.name in vertex.results:
+            name = edge.source_handle.name
+            if vertex.built and name in vertex.results and (edge.source_id, name) not in self._stopped:
                 component: Any = vertex.custom_component
-                return component.get_output(edge.source_handle.name).value
+                return component.get_output(name).value
         names = ", ".join(sorted({self._vertices[edge.source_id].display_name for edge in self._section.ends}))
         msg = f"The section ended without a result: {names} did not run for this item."
         raise NoResult(msg, hint="Let every branch lead back, or take the failed output for items that lead nowhere.")
