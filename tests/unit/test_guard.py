@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import gc
+import math
 import random
 import threading
 
@@ -11,6 +12,7 @@ import pytest
 
 from langflow_sluice.errors import BulkheadFull, InvalidInput, QueueTimeout, WouldBlockLoop
 from langflow_sluice.guard import Guard, GuardSettings, guard_registry
+from langflow_sluice.guard.retry import CallPolicy
 from langflow_sluice.testing import ManualClock, isolated_guards, settle
 
 
@@ -209,6 +211,31 @@ async def test_a_hundred_callers_use_the_rate_and_never_exceed_it(clock):
     for first, start in enumerate(times):
         for last in range(first, len(times)):
             assert last - first + 1 <= rate * (times[last] - start) + burst + 1e-6
+
+
+async def test_no_window_holds_more_tokens_than_the_rate_and_the_burst_allow(clock):
+    guard = guard_of(clock, max_concurrency=0, tokens_per_minute=600, queue_timeout_s=0)
+    taken = []
+
+    async def call(tokens):
+        async with guard.slot(tokens=tokens):
+            taken.append((clock.now(), tokens))
+
+    calls = [asyncio.ensure_future(call(tokens)) for tokens in (300, 40, 550, 10, 600, 200, 1, 100) * 3]
+    await clock.advance(700)
+    await asyncio.gather(*calls)
+    for first, (start, _) in enumerate(taken):
+        for last in range(first, len(taken)):
+            used = sum(tokens for _, tokens in taken[first : last + 1])
+            assert used <= 10 * (taken[last][0] - start) + 600 + 1e-3
+    # All but the first minute's worth had to be waited for, and no longer than that.
+    assert taken[-1][0] - taken[0][0] == pytest.approx((3 * 1801 - 600) / 10, abs=0.1)
+
+
+def test_nobody_waits_for_ever_by_default():
+    assert 0 < GuardSettings().queue_timeout_s < math.inf
+    assert GuardSettings().max_queue > 0
+    assert 0 < CallPolicy().total_timeout_s < math.inf
 
 
 async def test_a_heavy_request_in_front_is_not_overtaken_by_thousands_of_light_ones(callers, clock):
