@@ -94,6 +94,30 @@ async def test_a_node_outside_the_body_runs_once_whatever_the_number_of_rows(pro
     assert probe.runs["outside"] == 1
 
 
+async def test_a_run_that_is_cancelled_ends_the_node_outside_that_it_has_started(probe, nodes, sluice_nodes, steps):
+    # The second of them comes a layer later than the fan-out, which therefore builds it by itself.
+    first, second = nodes.HoldComponent(_id="first"), nodes.HoldComponent(_id="second")
+    (a,) = steps("a")
+    source, sink = nodes.SourceComponent(_id="source"), nodes.SinkComponent(_id="sink")
+    fan = sluice_nodes.fan_out(_id="fan")
+    probe.hold = asyncio.Event()
+    fan.set(data=source.rows)
+    first.set(value=source.message)
+    second.set(value=first.value_output)
+    a.set(item=fan.item_output, extra=second.value_output)
+    fan.set(item=a.out)
+    sink.set(value=fan.done_output)
+    running = asyncio.ensure_future(run(source, sink))
+    await until(lambda: probe.now["first"])
+    probe.hold.set()
+    probe.hold = asyncio.Event()
+    await until(lambda: probe.now["second"])
+    running.cancel()
+    await asyncio.wait([running])
+    await until(lambda: not probe.now["second"])
+    assert (probe.runs["second"], probe.runs["a"]) == (1, 0)
+
+
 async def test_a_row_whose_branch_leads_nowhere_is_reported_and_not_an_empty_success(probe, nodes, sluice_nodes, steps):
     parity, (a,) = nodes.ParityComponent(_id="parity"), steps("a")
 

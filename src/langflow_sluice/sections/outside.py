@@ -23,14 +23,21 @@ class _BuildOnce:
         self._build = vertex.build
         self._vertex = vertex
         self._building: asyncio.Future[Any] | None = None
+        self._waiting = 0
 
     async def __call__(self, **options: Any) -> Any:
         if self._vertex.built:
             return self._vertex.built_object
         if self._building is None:
             self._building = asyncio.ensure_future(self._build(**options))
-        # A run that is cancelled must not cancel the node under those who wait for it too; the last one out does.
-        return await asyncio.shield(self._building)
+        # Whoever is cancelled must not cancel the node under the others who wait for it; the last one out does.
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self._building)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._building.cancel()
 
 
 async def build_outside(graph: Graph, section: Section, build_options: dict[str, Any]) -> None:
