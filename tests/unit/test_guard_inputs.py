@@ -180,3 +180,13 @@ def test_a_name_that_the_operator_declares_shared_is_one_guard_for_all_users(tmp
     ours = guard_of(Node(user="user-1", guard_name="crm"), "blank")
     assert guard_of(Node("node-2", user="user-2", guard_name="crm"), "blank") is ours
     assert guard_of(Node("node-2", user="user-2", guard_name="other"), "blank") is not ours
+
+
+def test_the_status_of_nodes_that_disagree_on_one_guard_warns_of_it():
+    guard = guard_of(Node("node-1", guard_name="crm", max_concurrency=4), "blank")
+    assert "Warning" not in report(guard)
+    assert guard_of(Node("node-2", guard_name="crm", max_concurrency=9), "blank") is guard
+    assert guard.settings.max_concurrency == 4
+    assert "different limits of it (max_concurrency); the tightest count" in report(guard)
+    guard_of(Node("node-2", guard_name="crm", max_concurrency=4), "blank")
+    assert "Warning" not in report(guard)

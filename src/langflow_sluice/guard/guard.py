@@ -130,6 +130,7 @@ class Guard:
 
     Attributes:
         ceiling: What the server's operator allows at most; already part of ``settings``.
+        contested: Names of the limits of which some node asks for more than what is in force.
     """
 
     def __init__(self, name: str, settings: GuardSettings, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -137,6 +138,7 @@ class Guard:
         self.clock = clock
         self.admission = AdmissionQueue(settings, clock)
         self.ceiling = NO_LIMITS
+        self.contested: frozenset[str] = frozenset()
         self.retries = 0
 
     @property

@@ -74,6 +74,8 @@ class GuardRegistry:
                 effective = wanted.tighter(ceiling)
                 if effective != entry.guard.settings:
                     entry.guard.change(effective)
+                asked_for = (asked for asked, _ in entry.asked.values())
+                entry.guard.contested = frozenset(name for asked in asked_for for name in asked.differing(effective))
             return entry.guard
 
     def guards(self) -> list[Guard]:

@@ -172,7 +172,11 @@ def report(guard: Guard, tally: Tally | None = None) -> str:
         f"{sum(statistics.waiting.values())} waiting",
         f"{statistics.refused + statistics.expired} turned away so far",
     ]
-    return f"Guard {guard.name}: {', '.join(parts)}."
+    line = f"Guard {guard.name}: {', '.join(parts)}."
+    if guard.contested:
+        names = ", ".join(sorted(name.removesuffix("_s") for name in guard.contested))
+        line += f" Warning: nodes or the operator ask for different limits of it ({names}); the tightest count."
+    return line
 
 
 def report_of(model: Any) -> str:
