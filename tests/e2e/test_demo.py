@@ -19,6 +19,11 @@ def environment(tmp_path):
     return {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "COLUMNS": "100"}
 
 
+def heed_interrupts():
+    """Between fork and exec: a shell that starts the tests in the background lets all of them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def alive(pid):
     try:
         status = Path(f"/proc/{pid}/stat").read_text("utf-8")
@@ -81,6 +86,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_folder_behind(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         stdin=subprocess.DEVNULL,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - sets one signal, no more
     )
     with process:
         for line in process.stdout:

@@ -25,6 +25,11 @@ with EmbeddedPostgres() as server:
 """
 
 
+def heed_interrupts() -> None:
+    """Between fork and exec: a shell that starts the tests in the background lets all of them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -51,6 +56,7 @@ def test_the_server_and_its_folder_go_however_the_process_ends(end: str) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - sets one signal, no more
     ) as holder:
         assert holder.stdout is not None
         folder, pid = holder.stdout.readline().split()
