@@ -109,10 +109,6 @@ class AdmissionQueue:
         """Charges tokens (or refunds, if negative) after the fact."""
         self._submit(self._correct_tokens, amount)
 
-    def pause(self, seconds: float) -> None:
-        """Admits nobody for this long; of several pauses the one that ends last counts."""
-        self._submit(self._pause, self._clock.now() + seconds)
-
     def waiting(self) -> dict[Priority, int]:
         """How many wait, by priority; a snapshot."""
         return self._lanes.waiting()

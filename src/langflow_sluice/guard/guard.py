@@ -154,10 +154,6 @@ class Guard:
         """Notes that an attempt failed and another one follows."""
         self.retries += 1
 
-    def pause(self, seconds: float) -> None:
-        """Admits nobody for this long, because the service asked for it; those in flight finish."""
-        self.admission.pause(min(seconds, MAX_PAUSE_S))
-
     def slot(self, *, tokens: float = 0.0, priority: Priority = "normal", patience_s: float | None = None) -> Slot:
         """A permit for one call.
 
