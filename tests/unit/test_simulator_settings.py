@@ -8,6 +8,7 @@ import pytest
 
 from langflow_sluice.errors import InvalidInput
 from langflow_sluice.simulator import ProviderSettings
+from langflow_sluice.simulator.settings import FAULTS
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,7 @@ from langflow_sluice.simulator import ProviderSettings
         {"fault": "explode"},
         {"fault": "status:200"},
         {"fault": "status:abc"},
+        {"fault": "stream"},
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(wrong: dict[str, Any]) -> None:
@@ -34,6 +36,12 @@ def test_a_wrong_setting_is_refused_by_name(wrong: dict[str, Any]) -> None:
 def test_a_change_keeps_the_other_settings() -> None:
     changed = ProviderSettings(slots=3, keys=("k",)).changed({"fault": "status:503"})
     assert (changed.slots, changed.keys, changed.fault_status) == (3, ("k",), 503)
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "status:400", "status:529", "status:599"])
+def test_each_fault_that_is_documented_can_be_set(fault: str) -> None:
+    assert ProviderSettings().changed({"fault": fault}).fault == fault
+    assert fault.partition(":")[0] in str(ProviderSettings.__doc__)
 
 
 @pytest.mark.parametrize("name", ["keys", "record_limit", "nonsense"])

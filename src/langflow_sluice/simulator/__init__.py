@@ -1,6 +1,6 @@
-"""A simulated model provider: OpenAI's wire protocol over real HTTP, with a real capacity.
+"""A simulated model provider: the wire protocols of OpenAI, Anthropic and Ollama over real HTTP, with a real capacity.
 
-It serves chat completions (plain, streamed, with tools and JSON schemas), embeddings and the list of models on
+It serves chats (plain, streamed, with tools and JSON schemas) in all three, OpenAI's embeddings and list of models on
 127.0.0.1, answers 429 with ``Retry-After`` beyond its slots, can be made to fail while it runs, and tells exactly what
 it saw. ``ProviderProcess`` runs it in a child process, ``serve_in_thread`` in a thread of this one.
 """

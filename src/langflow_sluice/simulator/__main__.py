@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.errors import InvalidInput
 from langflow_sluice.simulator.control import KEYS_VARIABLE
-from langflow_sluice.simulator.settings import ProviderSettings
+from langflow_sluice.simulator.settings import FAULTS, ProviderSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ _HARD_EXIT_S = 3.0
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m langflow_sluice.simulator",
-        description="A simulated model provider that speaks OpenAI's protocol and has a real capacity.",
+        description="A simulated model provider: OpenAI's, Anthropic's and Ollama's protocols, one real capacity.",
         epilog=f"API keys to accept are taken from {KEYS_VARIABLE}, a JSON list; without it every request is accepted.",
     )
     defaults = ProviderSettings()
@@ -44,7 +44,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--retry-after-s", type=float, help=f"announced with a 429 ({defaults.retry_after_s})")
     parser.add_argument("--embedding-slots", type=int, help=f"embeddings requests at once ({defaults.embedding_slots})")
     parser.add_argument("--dimensions", type=int, help=f"length of embeddings ({defaults.dimensions})")
-    parser.add_argument("--fault", help="ok, status:<code>, reset, garbage or hang")
+    parser.add_argument("--fault", help=f"status:<code>, {', '.join(FAULTS[:-1])} or {FAULTS[-1]}")
     parser.add_argument("--settings", type=json.loads, default={}, help="all settings as one JSON object")
     parser.add_argument("--policy", help="the answer policy as module:function")
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when standard input ends")

@@ -25,14 +25,17 @@ _FEWEST_CONTEXT_SENTENCES = 2
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """The parts of a chat completion request that an answer can depend on.
+    """The parts of a chat request that an answer can depend on, in OpenAI's shapes whatever the protocol.
 
     Attributes:
-        messages: The messages as sent.
+        messages: The messages as sent; system prompts and results of tools that another protocol has elsewhere are
+            messages of their own.
         model: Name of the model.
         tools: The function definitions, unwrapped from ``{"type": "function", "function": ...}``.
-        tool_choice: As sent: ``None``, ``"auto"``, ``"none"``, ``"required"`` or a dict that names a function.
-        response_format: As sent, or ``None``.
+        tool_choice: ``None``, ``"auto"``, ``"none"``, ``"required"`` or a dict that names a function.
+        response_format: What the text is to fit, or ``None``.
+        max_tokens: Tokens after which the answer's text is cut; ``None`` does not cut it.
+        stream: Whether the answer is streamed.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -40,6 +43,8 @@ class ChatRequest:
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: Any = None
     response_format: Mapping[str, Any] | None = None
+    max_tokens: int | None = None
+    stream: bool = False
 
     @property
     def last_user(self) -> str:

@@ -34,11 +34,12 @@ class ProviderControl:
         root_url: Address of the provider without ``/v1``.
 
     Attributes:
-        base_url: Address for OpenAI clients, ending in ``/v1``.
+        root_url: Address for Anthropic's and Ollama's clients.
+        base_url: Address for OpenAI's clients, ending in ``/v1``.
     """
 
     def __init__(self, root_url: str) -> None:
-        self._root_url = root_url
+        self.root_url = root_url
         self._client: httpx.Client | None = None
         self._lock = threading.Lock()
         self.base_url = f"{root_url}/v1"
@@ -87,7 +88,7 @@ class ProviderControl:
         with self._lock:
             if self._client is None:
                 # Loopback only: a proxy from the environment must not get in between.
-                self._client = httpx.Client(base_url=self._root_url, timeout=_CONTROL_TIMEOUT_S, trust_env=False)
+                self._client = httpx.Client(base_url=self.root_url, timeout=_CONTROL_TIMEOUT_S, trust_env=False)
             client = self._client
         response = client.request(method, path, json=payload)
         if response.status_code == _HTTP_BAD_REQUEST:
@@ -150,7 +151,7 @@ class ProviderProcess(ProviderControl):
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )
         announced = self._first_line(self._process)
-        self._root_url = announced["base_url"].removesuffix("/v1")
+        self.root_url = announced["base_url"].removesuffix("/v1")
         self.base_url = announced["base_url"]
 
     @staticmethod

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Send
     from typing_extensions import Self
 
+    from langflow_sluice.simulator.server import Connection
+
 
 class ClientLeft(Exception):
     """The client closed its connection before the answer was complete."""
@@ -33,14 +35,24 @@ class Exchange:
         receive: ASGI receive, after the body.
         send: ASGI send.
         recorder: Where the request is counted.
+        connection: The connection under it, or ``None`` where another server runs the application.
     """
 
-    def __init__(self, endpoint: str, body: bytes, receive: Receive, send: Send, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        body: bytes,
+        receive: Receive,
+        send: Send,
+        recorder: Recorder,
+        connection: Connection | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._body = fingerprint(body)
         self._receive = receive
         self._send = send
         self._recorder = recorder
+        self._connection = connection
         self._generation = recorder.generation
         self._arrived_at = time.time()
         self._started = time.monotonic()
@@ -119,9 +131,18 @@ class Exchange:
             waiter.cancel()
         self._check_client()
 
-    async def closed(self) -> None:
-        """Waits until the connection that the provider itself closes is gone; that is no leaving of the client."""
+    async def reset(self) -> bool:
+        """Resets the connection and waits until it is gone; that is no leaving of the client.
+
+        Returns:
+            ``False`` where there is no connection to reset.
+        """
+        if self._connection is None:
+            return False
+        self.give_slot()
+        self._connection.abort()
         await asyncio.wait({self._gone})
+        return True
 
     def _check_client(self) -> None:
         if self._gone.done():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import itertools
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,11 @@ from starlette.routing import Route
 from langflow_sluice.errors import InvalidInput
 from langflow_sluice.simulator import wire
 from langflow_sluice.simulator.answers import default_policy
+from langflow_sluice.simulator.anthropic import ANTHROPIC
 from langflow_sluice.simulator.embedding import embed
 from langflow_sluice.simulator.exchange import Exchange
+from langflow_sluice.simulator.ollama import OLLAMA
+from langflow_sluice.simulator.openai import OPENAI, embeddings, parse_inputs
 from langflow_sluice.simulator.settings import ProviderSettings
 from langflow_sluice.simulator.stats import Recorder
 
@@ -29,16 +31,19 @@ if TYPE_CHECKING:
 
     from langflow_sluice.simulator.answers import AnswerPolicy
     from langflow_sluice.simulator.stats import ProviderStats
+    from langflow_sluice.simulator.wire import WireFormat
 
-    Work = Callable[[Exchange, dict[str, Any]], Awaitable[None]]
+    Work = Callable[[Exchange, dict[str, Any], WireFormat], Awaitable[None]]
 
 _MOST_DIMENSIONS = 4096
-_THROTTLED, _UNAVAILABLE, _SERVER_ERROR = 429, 503, 500
+_THROTTLED, _UNAVAILABLE, _OVERLOADED = 429, 503, 529
 CONNECTION_KEY = "sluice.connection"
 
 
 class Provider:
-    """OpenAI's chat completions, embeddings and models with a real capacity; an ASGI application.
+    """OpenAI's, Anthropic's and Ollama's chats over one real capacity, and OpenAI's embeddings and models.
+
+    An ASGI application.
 
     Use it on one event loop. ``/_sim/stats``, ``/_sim/reset`` and ``/_sim/config`` are its control interface, without
     authentication: bind it to a loopback address only.
@@ -60,13 +65,15 @@ class Provider:
         self._started_at = int(time.time())
         self._fault_over = asyncio.Event()
         api = {
-            "/v1/chat/completions": ("POST", "chat", self._chat),
-            "/v1/embeddings": ("POST", "embeddings", self._embeddings),
-            "/v1/models": ("GET", "models", self._models),
+            "/v1/chat/completions": ("POST", "chat", self._chat, OPENAI),
+            "/v1/messages": ("POST", "chat", self._chat, ANTHROPIC),
+            "/api/chat": ("POST", "chat", self._chat, OLLAMA),
+            "/v1/embeddings": ("POST", "embeddings", self._embeddings, OPENAI),
+            "/v1/models": ("GET", "models", self._models, OPENAI),
         }
         routes = [
-            Route(path, _Endpoint(self, name, work), methods=[method], name=name)
-            for path, (method, name, work) in api.items()
+            Route(path, _Endpoint(self, name, work, wire_format), methods=[method], name=name)
+            for path, (method, name, work, wire_format) in api.items()
         ]
         routes += [
             Route("/_sim/stats", self._get_stats, methods=["GET"]),
@@ -97,7 +104,9 @@ class Provider:
             self._fault_over = asyncio.Event()
         return self.settings
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, name: str, work: Work) -> None:
+    async def serve(
+        self, scope: Scope, receive: Receive, send: Send, name: str, work: Work, wire_format: WireFormat
+    ) -> None:
         """Serves one API request: counts it, checks the key, applies the fault, then does the work."""
         connection = scope.get("extensions", {}).get(CONNECTION_KEY)
         if connection is not None:
@@ -107,111 +116,100 @@ class Provider:
             body = await request.body()
         except ClientDisconnect:
             return
-        async with Exchange(name, body, receive, send, self.recorder) as exchange:
+        async with Exchange(name, body, receive, send, self.recorder, connection) as exchange:
             try:
-                if not self._authorised(request.headers.get("authorization", "")):
-                    refusal = wire.error("Incorrect API key provided.", "invalid_request_error", code="invalid_api_key")
-                    await exchange.reply(401, refusal)
+                if not self._authorised(request.headers.get(wire_format.key_header, "")):
+                    await exchange.reply(401, wire_format.error(401, "Incorrect API key provided."))
                     return
                 payload = wire.parse_body(body) if request.method == "POST" else {}
-                exchange.subject = wire.subject_of(payload)
-                if self.settings.fault == "reset" and connection is not None:
-                    connection.abort()
-                    await exchange.closed()
-                elif not await self._answered_by_fault(exchange):
-                    await work(exchange, payload)
+                exchange.subject = wire_format.subject_of(payload)
+                if not await self._answered_by_fault(exchange, wire_format):
+                    await work(exchange, payload, wire_format)
             except wire.BadRequest as exc:
-                await exchange.reply(400, wire.error(exc.message, "invalid_request_error", param=exc.param))
+                await exchange.reply(400, wire_format.error(400, exc.message, param=exc.param))
 
     def _authorised(self, header: str) -> bool:
         given = header.removeprefix("Bearer ").encode()
         keys = self.settings.keys
         return not keys or any(hmac.compare_digest(given, key.encode()) for key in keys)
 
-    async def _answered_by_fault(self, exchange: Exchange) -> bool:
+    async def _answered_by_fault(self, exchange: Exchange, wire_format: WireFormat) -> bool:
         status = self.settings.fault_status
         if status is not None:
-            headers = self._retry_headers() if status in {_THROTTLED, _UNAVAILABLE} else {}
-            kind = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
-            await exchange.reply(status, wire.error(f"Simulated fault {status}.", kind), headers=headers)
+            await self._refuse(exchange, wire_format, status, f"Simulated fault {status}.")
             return True
-        if self.settings.fault in {"garbage", "reset"}:
+        fault = self.settings.fault
+        if fault == "garbage" or (fault == "reset" and not await exchange.reset()):
             await exchange.reply(200, b'{"id": "chatcmpl-')
-            return True
-        return False
+        return fault in {"garbage", "reset"}
 
-    def _retry_headers(self) -> dict[str, str]:
-        seconds = self.settings.retry_after_s
-        if seconds is None:
-            return {}
-        return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": f"{seconds * 1000:g}"}
+    async def _refuse(self, exchange: Exchange, wire_format: WireFormat, status: int, message: str) -> None:
+        seconds = self.settings.retry_after_s if status in {_THROTTLED, _UNAVAILABLE} else None
+        headers = {} if seconds is None else wire_format.retry_headers(seconds)
+        await exchange.reply(status, wire_format.error(status, message), headers=headers)
 
-    async def _with_slot(self, exchange: Exchange, slots: int) -> bool:
+    async def _with_slot(self, exchange: Exchange, slots: int, wire_format: WireFormat) -> bool:
         if not exchange.take_slot(slots):
             message = f"Rate limit reached: all {slots} slots are busy. Please try again later."
-            refusal = wire.error(message, "requests", code="rate_limit_exceeded")
-            await exchange.reply(_THROTTLED, refusal, headers=self._retry_headers())
+            await self._refuse(exchange, wire_format, _THROTTLED, message)
             return False
         if self.settings.fault == "hang":
             await exchange.wait_for(self._fault_over)
         return True
 
-    async def _chat(self, exchange: Exchange, payload: dict[str, Any]) -> None:
-        request = wire.parse_chat(payload)
-        if not await self._with_slot(exchange, self.settings.slots):
+    async def _chat(self, exchange: Exchange, payload: dict[str, Any], wire_format: WireFormat) -> None:
+        request = wire_format.parse_chat(payload)
+        if not await self._with_slot(exchange, self.settings.slots, wire_format):
             return
-        started, service_s = time.monotonic(), self.settings.service_s
+        started = time.monotonic()
         try:
             answer = self._policy(request)
         except Exception as exc:  # noqa: BLE001 - a caller's policy may fail in any way; the client must hear of it
-            failure = wire.error(f"The answer policy raised {type(exc).__name__}.", "server_error")
-            await exchange.reply(_SERVER_ERROR, failure)
+            failure = wire_format.error(wire.SERVER_ERROR, f"The answer policy raised {type(exc).__name__}.")
+            await exchange.reply(wire.SERVER_ERROR, failure)
             return
-        serial = next(self._serial)
-        limit = payload.get("max_completion_tokens") or payload.get("max_tokens")
-        text, reason = wire.limited(answer.text, limit)
-        calls = wire.tool_calls(answer, serial)
-        if calls:
-            reason = "tool_calls"
-        said = text + "".join(call["function"]["arguments"] for call in calls)
-        used = wire.usage(wire.prompt_text(request), said)
-        head = {"id": f"chatcmpl-{serial:08x}", "created": int(time.time()), "model": request.model}
-        if not payload.get("stream"):
-            await exchange.wait_until(started + service_s)
-            message = {"content": text if text or not calls else None, **({"tool_calls": calls} if calls else {})}
-            await exchange.reply(200, wire.completion(head, message, reason, used), usage=used)
+        reply = wire.Reply.of(request, answer, next(self._serial), self.settings.service_s)
+        if not request.stream:
+            await exchange.wait_until(started + reply.service_s)
+            await exchange.reply(200, wire_format.whole(reply), usage=reply.usage)
             return
-        options = payload.get("stream_options")
-        with_usage = bool(isinstance(options, dict) and options.get("include_usage"))
-        await exchange.begin(200, "text/event-stream; charset=utf-8", {"cache-control": "no-cache"}, used)
-        await exchange.part(wire.chunk(head, {"role": "assistant", "content": ""}, None, with_usage=with_usage))
-        deltas = wire.deltas(text, calls) or [{"content": ""}]
-        for number, delta in enumerate(deltas, start=1):
-            await exchange.wait_until(started + service_s * number / len(deltas))
-            await exchange.part(wire.chunk(head, delta, None, with_usage=with_usage))
-        exchange.give_slot()
-        last = wire.chunk(head, {}, reason, with_usage=with_usage)
-        if with_usage:
-            last += wire.event({**head, "object": "chat.completion.chunk", "choices": [], "usage": used})
-        await exchange.finish(last + b"data: [DONE]\n\n")
+        stream = wire_format.stream(reply, payload)
+        await exchange.begin(200, wire_format.stream_type, {"cache-control": "no-cache"}, reply.usage)
+        await exchange.part(stream.opening)
+        for number, part in enumerate(stream.parts, start=1):
+            await exchange.wait_until(started + reply.service_s * number / len(stream.parts))
+            await exchange.part(part)
+            if await self._broken_by_fault(exchange, wire_format):
+                return
+        await exchange.wait_until(started + reply.service_s)
+        await exchange.finish(stream.closing)
 
-    async def _embeddings(self, exchange: Exchange, payload: dict[str, Any]) -> None:
-        inputs = wire.parse_inputs(payload)
+    async def _broken_by_fault(self, exchange: Exchange, wire_format: WireFormat) -> bool:
+        fault = self.settings.fault
+        if fault == "stream_error":
+            failure = wire_format.error(_OVERLOADED, f"Simulated fault {fault}.")
+            await exchange.finish(wire_format.frame(failure))
+        elif fault == "stream_reset" and not await exchange.reset():
+            await exchange.finish()
+        return fault in {"stream_error", "stream_reset"}
+
+    async def _embeddings(self, exchange: Exchange, payload: dict[str, Any], wire_format: WireFormat) -> None:
+        inputs = parse_inputs(payload)
         dimensions = payload.get("dimensions", self.settings.dimensions)
         if not isinstance(dimensions, int) or not 1 <= dimensions <= _MOST_DIMENSIONS:
             msg = f"dimensions must be a whole number from 1 to {_MOST_DIMENSIONS}."
             raise wire.BadRequest(msg, "dimensions")
-        if not await self._with_slot(exchange, self.settings.embedding_slots):
+        if not await self._with_slot(exchange, self.settings.embedding_slots, wire_format):
             return
         started = time.monotonic()
         vectors = [embed(text, dimensions) for text in inputs]
         tokens = sum(wire.tokens_of(text) for text in inputs)
         await exchange.wait_until(started + self.settings.embedding_service_s)
         encoding = str(payload.get("encoding_format", "float"))
-        answer = wire.embeddings(str(payload.get("model", "")), vectors, encoding, tokens)
+        answer = embeddings(str(payload.get("model", "")), vectors, encoding, tokens)
         await exchange.reply(200, answer, usage=answer["usage"])
 
-    async def _models(self, exchange: Exchange, _payload: dict[str, Any]) -> None:
+    async def _models(self, exchange: Exchange, _payload: dict[str, Any], _wire_format: WireFormat) -> None:
         data = [
             {"id": name, "object": "model", "created": self._started_at, "owned_by": "sluice"}
             for name in self.settings.models
@@ -229,25 +227,25 @@ class Provider:
         try:
             self.configure(**wire.parse_body(await request.body()))
         except InvalidInput as exc:
-            return JSONResponse(wire.error(str(exc), "invalid_request_error"), status_code=400)
+            return JSONResponse(OPENAI.error(400, str(exc)), status_code=400)
         except wire.BadRequest as exc:
-            return JSONResponse(wire.error(exc.message, "invalid_request_error"), status_code=400)
+            return JSONResponse(OPENAI.error(400, exc.message), status_code=400)
         return JSONResponse(self.settings.public())
 
 
 class _Endpoint:
     """One API route; an object, so that Starlette hands it the raw ASGI exchange."""
 
-    def __init__(self, provider: Provider, name: str, work: Work) -> None:
+    def __init__(self, provider: Provider, name: str, work: Work, wire_format: WireFormat) -> None:
         self._provider = provider
         self._name = name
         self._work = work
+        self._format = wire_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._provider.serve(scope, receive, send, self._name, self._work)
+        await self._provider.serve(scope, receive, send, self._name, self._work, self._format)
 
 
 async def _not_found(request: Request, exc: Exception) -> Response:
-    status = getattr(exc, "status_code", 404)
     message = f"Unknown request URL: {request.method} {request.url.path}."
-    return JSONResponse(wire.error(message, "invalid_request_error", code="unknown_url"), status_code=status)
+    return JSONResponse(OPENAI.error(404, message), status_code=getattr(exc, "status_code", 404))

@@ -9,7 +9,7 @@ from typing import Any
 
 from langflow_sluice.errors import InvalidInput
 
-FAULTS = ("ok", "reset", "garbage", "hang")
+FAULTS = ("ok", "reset", "garbage", "hang", "stream_reset", "stream_error")
 _LOWEST_STATUS, _HIGHEST_STATUS = 400, 599
 _MAX_DIMENSIONS = 4096
 
@@ -19,18 +19,20 @@ class ProviderSettings:
     """Capacity, speed and faults of the simulated provider.
 
     Attributes:
-        slots: Chat requests served at once; one more is answered 429 at once.
+        slots: Chat requests served at once, whatever the protocol; one more is answered 429 at once.
         service_s: Seconds that each chat request holds its slot; a stream spreads its chunks over them.
         retry_after_s: Seconds announced with a 429 and a simulated 503, as ``Retry-After`` (whole seconds, rounded up)
-            and ``retry-after-ms``; ``None`` announces nothing.
+            and, to OpenAI's clients, ``retry-after-ms``; ``None`` announces nothing.
         embedding_slots: Embeddings requests served at once.
         embedding_service_s: Seconds that each embeddings request holds its slot.
         dimensions: Length of the embeddings when the request asks for none.
         models: Names listed by ``GET /v1/models``; requests may name any model.
-        keys: Accepted API keys; empty accepts every request. Never shown in a repr, an answer or a log.
+        keys: Accepted API keys; empty accepts every request. They come as a bearer token, from Anthropic's clients as
+            ``x-api-key``. Never shown in a repr, an answer or a log.
         fault: ``ok``; ``status:<code>`` answers every API request with that error; ``reset`` closes the connection
             without an answer; ``garbage`` answers 200 with invalid JSON; ``hang`` holds a slot and answers only when
-            the fault is changed.
+            the fault is changed; ``stream_reset`` closes the connection of a stream after its first part, and
+            ``stream_error`` sends an error there and ends it, while what is not streamed is served.
         record_limit: How many of the latest requests the statistics keep one by one.
     """
 

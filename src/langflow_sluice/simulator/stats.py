@@ -23,7 +23,7 @@ class Call:
     """One request as the provider saw it.
 
     Attributes:
-        endpoint: ``chat``, ``embeddings`` or ``models``.
+        endpoint: ``chat`` (in whatever protocol), ``embeddings`` or ``models``.
         arrived_at: Seconds since the epoch at which its body was complete.
         duration_s: Seconds until its last byte was handed to the network, or until its client left.
         status: The HTTP status answered; 0 when there was none (connection reset, or client gone before).

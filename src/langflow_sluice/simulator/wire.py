@@ -1,29 +1,28 @@
-"""OpenAI's wire format: bodies of answers, stream chunks and errors.
-
-The shapes follow the published API reference of chat completions, embeddings and models.
-"""
+"""What the wire formats of the simulated provider share: a chat answer before it takes the form of one of them."""
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-import struct
-from typing import TYPE_CHECKING, Any
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langflow_sluice.simulator.answers import ChatRequest, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from langflow_sluice.simulator.answers import Answer
+    from langflow_sluice.simulator.answers import Answer, ToolCall
 
 CHARACTERS_PER_TOKEN = 4
-_MOST_CHUNKS = 50
+SERVER_ERROR = 500
+_MOST_PIECES = 50
 
 
 class BadRequest(Exception):
-    """A request that OpenAI would refuse with a 400.
+    """A request that the provider would refuse with a 400.
 
     Args:
         message: What is wrong; must not quote the prompt.
@@ -34,6 +33,153 @@ class BadRequest(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a chat request, with what every wire format tells of it.
+
+    Attributes:
+        serial: Number of the answer, for its ids.
+        model: Name of the model.
+        text: What the model says, cut at the tokens asked for.
+        tool_calls: The tools it wants called.
+        shortened: Whether the text was cut.
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of the text and of the tools' arguments.
+        created_at: Seconds since the epoch.
+        service_s: Seconds that the answer takes.
+    """
+
+    serial: int
+    model: str
+    text: str
+    tool_calls: tuple[ToolCall, ...]
+    shortened: bool
+    prompt_tokens: int
+    completion_tokens: int
+    created_at: float
+    service_s: float
+
+    @classmethod
+    def of(cls, request: ChatRequest, answer: Answer, serial: int, service_s: float) -> Reply:
+        """Makes the reply to a request out of the policy's answer."""
+        text, shortened = _limited(answer.text, request.max_tokens)
+        arguments = "".join(json.dumps(call.arguments) for call in answer.tool_calls)
+        prompt = "".join(text_of(message) for message in request.messages)
+        return cls(
+            serial=serial,
+            model=request.model,
+            text=text,
+            tool_calls=answer.tool_calls,
+            shortened=shortened,
+            prompt_tokens=tokens_of(prompt),
+            completion_tokens=tokens_of(text + arguments),
+            created_at=time.time(),
+            service_s=service_s,
+        )
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The tokens as the statistics count them and OpenAI reports them."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+    def finish_reason(self, *, stop: str = "stop", length: str = "length", tools: str = "tool_calls") -> str:
+        """Why the answer ends, in the words of a wire format."""
+        if self.tool_calls:
+            return tools
+        return length if self.shortened else stop
+
+    def pieces(self) -> list[str]:
+        """The text as a stream brings it: whole words, at most fifty pieces; none for an empty text."""
+        words = self.text.split(" ")
+        size = max(1, math.ceil(len(words) / _MOST_PIECES))
+        groups = [" ".join(words[i : i + size]) for i in range(0, len(words), size)] if self.text else []
+        return [group if i == 0 else f" {group}" for i, group in enumerate(groups)]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The bytes of a streamed reply.
+
+    Attributes:
+        opening: Sent at once.
+        parts: Spread over the seconds of service.
+        closing: Sent once the slot is free again.
+    """
+
+    opening: bytes
+    parts: Sequence[bytes]
+    closing: bytes
+
+
+class WireFormat(ABC):
+    """How one provider's API says a chat; has no state, so one object serves all requests.
+
+    Attributes:
+        key_header: The header that brings the API key, with or without ``Bearer``.
+        stream_type: The content type of a stream.
+    """
+
+    key_header: ClassVar[str] = "authorization"
+    stream_type: ClassVar[str] = "text/event-stream; charset=utf-8"
+
+    def messages(self, payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The messages in OpenAI's shape; leaves out what is none and never raises."""
+        messages = payload.get("messages")
+        return [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+
+    def subject_of(self, payload: Mapping[str, Any]) -> str:
+        """What a request is about, for its fingerprint: the last user message; never raises."""
+        return ChatRequest(self.messages(payload)).last_user
+
+    def retry_headers(self, seconds: float) -> dict[str, str]:
+        """The headers that say when to come back."""
+        return {"retry-after": str(math.ceil(seconds))}
+
+    @abstractmethod
+    def parse_chat(self, payload: Mapping[str, Any]) -> ChatRequest:
+        """Checks a chat request.
+
+        Raises:
+            BadRequest: If the API would refuse it, or the simulator cannot serve it.
+        """
+
+    @abstractmethod
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+
+    @abstractmethod
+    def stream(self, reply: Reply, payload: Mapping[str, Any]) -> Stream:
+        """The answer as a stream, for a request."""
+
+    @abstractmethod
+    def frame(self, payload: Mapping[str, Any]) -> bytes:
+        """One event of a stream."""
+
+    @abstractmethod
+    def error(self, status: int, message: str, *, param: str | None = None) -> dict[str, Any]:
+        """The body of an error, also in the middle of a stream."""
+
+    def frames(self, payloads: Iterable[Mapping[str, Any]]) -> bytes:
+        """Some events of a stream, one behind the other."""
+        return b"".join(self.frame(payload) for payload in payloads)
+
+    def request(self, payload: Mapping[str, Any], **fields: Any) -> ChatRequest:
+        """Makes a request of a payload's messages and model and of the fields that the protocol has its own way for.
+
+        Raises:
+            BadRequest: If the messages are missing or malformed.
+        """
+        messages = payload.get("messages")
+        if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+            msg = "messages must be a list of at least one message object."
+            raise BadRequest(msg, "messages")
+        return ChatRequest(messages=self.messages(payload), model=str(payload.get("model", "")), **fields)
 
 
 def tokens_of(text: str) -> int:
@@ -57,150 +203,21 @@ def parse_body(body: bytes) -> dict[str, Any]:
     return payload
 
 
-def parse_chat(payload: Mapping[str, Any]) -> ChatRequest:
-    """Checks a chat completion request.
+def functions_of(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The function definitions of tools in OpenAI's shape.
 
     Raises:
-        BadRequest: If the messages are missing or malformed, or more than one choice is asked for.
+        BadRequest: If one is malformed.
     """
-    messages = payload.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        msg = "messages must be a list of at least one message object."
-        raise BadRequest(msg, "messages")
-    if payload.get("n") not in {None, 1}:
-        msg = "This simulator answers with one choice only: leave n out."
-        raise BadRequest(msg, "n")
     tools = payload.get("tools") or []
     functions = [t.get("function") for t in tools if isinstance(t, dict)] if isinstance(tools, list) else []
     if len(functions) != len(tools) or not all(isinstance(f, dict) and f.get("name") for f in functions):
         msg = 'tools must be a list of {"type": "function", "function": {"name": ...}}.'
         raise BadRequest(msg, "tools")
-    return ChatRequest(
-        messages=messages,
-        model=str(payload.get("model", "")),
-        tools=[f for f in functions if isinstance(f, dict)],
-        tool_choice=payload.get("tool_choice"),
-        response_format=payload.get("response_format"),
-    )
+    return [f for f in functions if isinstance(f, dict)]
 
 
-def parse_inputs(payload: Mapping[str, Any]) -> list[str]:
-    """Returns the texts of an embeddings request.
-
-    Raises:
-        BadRequest: If the input is empty or made of token ids.
-    """
-    given = payload.get("input")
-    inputs = [given] if isinstance(given, str) else given
-    if not isinstance(inputs, list) or not inputs:
-        msg = "input must be a string or a list of strings, and not empty."
-        raise BadRequest(msg, "input")
-    if not all(isinstance(text, str) for text in inputs):
-        msg = (
-            "This simulator embeds strings, not lists of token ids: send the text itself "
-            "(in LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)."
-        )
-        raise BadRequest(msg, "input")
-    if not all(inputs):
-        msg = "input must not contain an empty string."
-        raise BadRequest(msg, "input")
-    return inputs
-
-
-def subject_of(payload: Mapping[str, Any]) -> str:
-    """What a request is about, for its fingerprint: the last user message or the first input; never raises."""
-    messages = payload.get("messages")
-    if isinstance(messages, list):
-        return ChatRequest([m for m in messages if isinstance(m, dict)]).last_user
-    given = payload.get("input")
-    first = given[0] if isinstance(given, list) and given else given
-    return first if isinstance(first, str) else ""
-
-
-def usage(prompt: str, completion: str) -> dict[str, int]:
-    """The ``usage`` object for a prompt and its completion."""
-    prompt_tokens, completion_tokens = tokens_of(prompt), tokens_of(completion)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
-def prompt_text(request: ChatRequest) -> str:
-    """All text of a prompt, for counting."""
-    return "".join(text_of(message) for message in request.messages)
-
-
-def limited(text: str, max_tokens: Any) -> tuple[str, str]:
-    """Cuts a text to a number of tokens and returns it with its ``finish_reason``."""
+def _limited(text: str, max_tokens: int | None) -> tuple[str, bool]:
     if isinstance(max_tokens, int) and 0 < max_tokens < tokens_of(text):
-        return text[: max_tokens * CHARACTERS_PER_TOKEN], "length"
-    return text, "stop"
-
-
-def tool_calls(answer: Answer, serial: int) -> list[dict[str, Any]]:
-    """The ``tool_calls`` of an assistant message."""
-    return [
-        {
-            "id": f"call_{serial:08x}_{index}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
-        }
-        for index, call in enumerate(answer.tool_calls)
-    ]
-
-
-def completion(head: Mapping[str, Any], message: Mapping[str, Any], reason: str, used: Mapping[str, int]) -> Any:
-    """The body of a plain chat completion."""
-    choice = {"index": 0, "message": {"role": "assistant", **message}, "logprobs": None, "finish_reason": reason}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": used}
-
-
-def deltas(text: str, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The ``delta`` objects of a stream: whole words, at most fifty pieces; then the tool calls."""
-    pieces = text.split(" ")
-    size = max(1, math.ceil(len(pieces) / _MOST_CHUNKS))
-    groups = [" ".join(pieces[i : i + size]) for i in range(0, len(pieces), size)] if text else []
-    out: list[dict[str, Any]] = [{"content": g if i == 0 else f" {g}"} for i, g in enumerate(groups)]
-    for index, call in enumerate(calls):
-        function = call["function"]
-        opened = {**call, "index": index, "function": {"name": function["name"], "arguments": ""}}
-        out.append({"tool_calls": [opened]})
-        out.append({"tool_calls": [{"index": index, "function": {"arguments": function["arguments"]}}]})
-    return out
-
-
-def chunk(head: Mapping[str, Any], delta: Mapping[str, Any], reason: str | None, *, with_usage: bool) -> bytes:
-    """One server-sent event of a stream."""
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-    payload = {**head, "object": "chat.completion.chunk", "choices": [choice]}
-    return event({**payload, "usage": None} if with_usage else payload)
-
-
-def event(payload: Mapping[str, Any]) -> bytes:
-    """A JSON payload as a server-sent event."""
-    return b"data: " + json.dumps(payload).encode() + b"\n\n"
-
-
-def embeddings(model: str, vectors: Sequence[Sequence[float]], encoding: str, tokens: int) -> dict[str, Any]:
-    """The body of an embeddings answer; ``base64`` packs little-endian 32-bit floats as OpenAI does."""
-    data = [
-        {"object": "embedding", "index": i, "embedding": _packed(v) if encoding == "base64" else list(v)}
-        for i, v in enumerate(vectors)
-    ]
-    return {
-        "object": "list",
-        "data": data,
-        "model": model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
-
-
-def _packed(vector: Sequence[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def error(message: str, kind: str, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """The body of an error."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        return text[: max_tokens * CHARACTERS_PER_TOKEN], True
+    return text, False
