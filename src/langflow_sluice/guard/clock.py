@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# Timers kept before cancelled ones are looked for: most wake-ups are deadlines that are cancelled long before they fall
+# due, and each would hold on to what it would have woken.
+_SWEEP_FROM = 256
+
 _log = logging.getLogger("langflow_sluice.guard")
 
 
@@ -63,6 +67,7 @@ class SystemClock:
         # After a fork the child has neither the thread nor a usable lock: the parent may have held it.
         self._condition = threading.Condition()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._sweep_at = _SWEEP_FROM
         self._sequence = itertools.count()
         self._thread: threading.Thread | None = None
 
@@ -74,6 +79,8 @@ class SystemClock:
         """Calls ``callback`` on the timer thread at ``when``."""
         timer = Timer(when, callback)
         with self._condition:
+            if len(self._timers) >= self._sweep_at:
+                self._sweep()
             heapq.heappush(self._timers, (when, next(self._sequence), timer))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="sluice-timer", daemon=True)
@@ -81,6 +88,12 @@ class SystemClock:
             elif self._timers[0][2] is timer:
                 self._condition.notify()
         return timer
+
+    def _sweep(self) -> None:
+        """Forgets cancelled timers; rarely enough that it costs a timer a constant time."""
+        self._timers = [entry for entry in self._timers if not entry[2].cancelled]
+        heapq.heapify(self._timers)
+        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._timers))
 
     def _run(self) -> None:
         while True:
