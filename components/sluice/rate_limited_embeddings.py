@@ -3,7 +3,8 @@ from lfx.field_typing import Embeddings
 from lfx.io import DropdownInput, IntInput, Output
 
 from langflow_sluice.models.openai_compatible import embeddings
-from langflow_sluice.nodes.guard_inputs import NAMED_BY_CREDENTIAL, guard_inputs, report
+from langflow_sluice.nodes.embedding_inputs import embedding_inputs, report_of_embeddings
+from langflow_sluice.nodes.guard_inputs import NAMED_BY_CREDENTIAL, guard_inputs, number
 from langflow_sluice.nodes.upstream_inputs import call_policy, guard_of_upstream, upstream_inputs, upstream_of
 
 MODEL_NAMES = ["text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"]
@@ -26,9 +27,7 @@ class RateLimitedEmbeddingsComponent(LCEmbeddingsModel):
             advanced=True,
             info="Length of the vectors, for models that let you choose. 0: the model's own.",
         ),
-        IntInput(
-            name="batch_size", display_name="Batch Size", value=256, advanced=True, info="Texts sent in one request."
-        ),
+        *embedding_inputs(),
         *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, model=True),
     ]
     outputs = [Output(display_name="Embedding Model", name="embeddings", method="build_embeddings")]
@@ -36,12 +35,13 @@ class RateLimitedEmbeddingsComponent(LCEmbeddingsModel):
     def build_embeddings(self) -> Embeddings:
         upstream = upstream_of(self)
         guard = guard_of_upstream(self, upstream)
-        self.status = report(guard)
+        self.status = report_of_embeddings(guard)
         return embeddings(
             upstream,
             guard,
             call_policy(self),
             model_name=self.model_name,
             dimensions=self.dimensions,
-            batch_size=self.batch_size,
+            batch_size=number(self.batch_size),
+            cache_ttl_s=number(self.cache_ttl),
         )

@@ -1,7 +1,7 @@
 from lfx.base.models.model import LCModelComponent
 from lfx.field_typing import LanguageModel
 from lfx.field_typing.range_spec import RangeSpec
-from lfx.io import BoolInput, DropdownInput, IntInput, MessageInput, MultilineInput, Output, SliderInput
+from lfx.io import BoolInput, DictInput, DropdownInput, IntInput, MessageInput, MultilineInput, Output, SliderInput
 from lfx.schema.message import Message
 
 from langflow_sluice.errors import SluiceError
@@ -42,6 +42,29 @@ class RateLimitedLLMComponent(LCModelComponent):
             advanced=True,
             info="The longest answer. 0: the model's limit.",
         ),
+        DropdownInput(
+            name="reasoning_effort",
+            display_name="Reasoning Effort",
+            options=["", "none", "minimal", "low", "medium", "high", "xhigh"],
+            value="",
+            advanced=True,
+            info="How long a reasoning model thinks. Blank: the model's own; other models take none.",
+        ),
+        BoolInput(name="json_mode", display_name="JSON Mode", advanced=True, info="The answer must be a JSON object."),
+        IntInput(
+            name="seed",
+            display_name="Seed",
+            value=None,
+            advanced=True,
+            info="Makes answers repeat as far as the service can. Blank: none. Not sent to reasoning models.",
+        ),
+        DictInput(
+            name="model_kwargs",
+            display_name="Model Kwargs",
+            is_list=True,
+            advanced=True,
+            info="Further parameters of the request, as the service names them.",
+        ),
         *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, model=True),
     ]
     outputs = [
@@ -69,6 +92,10 @@ class RateLimitedLLMComponent(LCModelComponent):
             model_name=self.model_name,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
+            seed=self.seed if isinstance(self.seed, int) else None,
+            reasoning_effort=self.reasoning_effort or "",
+            json_mode=bool(self.json_mode),
+            model_kwargs=self.model_kwargs,
         )
 
     def _get_exception_message(self, e: Exception) -> str | None:

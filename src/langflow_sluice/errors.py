@@ -24,7 +24,8 @@ class SluiceError(Exception):
     code: ClassVar[str] = "sluice_error"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
+        # With the hint: of an error that has a code, Langflow's chat shows the first argument alone.
+        super().__init__(f"{message} {hint}".rstrip())
         self.message = message
         self.hint = hint
 
@@ -128,9 +129,17 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The service refused this very request: credentials, parameters or an unknown model."""
+    """The service refused this very request: credentials, parameters or an unknown model.
+
+    Attributes:
+        status: The HTTP status of its answer; 0 where there is none.
+    """
 
     code = "upstream_refused"
+
+    def __init__(self, message: str, *, hint: str = "", status: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class DatabaseError(SluiceError):

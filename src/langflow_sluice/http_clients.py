@@ -11,6 +11,7 @@ Langflow's guard against server-side request forgery stays in force: a custom en
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
 import math
 import os
@@ -23,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from langflow_sluice.errors import InvalidInput
-from langflow_sluice.http_transports import KEEPALIVE_S, NO_LIMIT, BlockingTransport, LoopTransport
+from langflow_sluice.http_transports import LIMITS, BlockingTransport, LoopTransport
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Hashable
 
 MAX_CLIENTS = 64
 
@@ -39,47 +40,56 @@ class HttpTimeouts:
     Attributes:
         connect_s: To open a connection.
         read_s: Between two pieces of the answer; also the longest silence in a stream.
+        write_s: Until the service takes the next piece of the request.
     """
 
     connect_s: float = 5.0
     read_s: float = 120.0
+    write_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, field in (("connect_s", "connect_timeout"), ("read_s", "read_timeout")):
-            value = getattr(self, name)
+        for name in ("connect_s", "read_s", "write_s"):
+            field, value = f"{name[:-2]}_timeout", getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise InvalidInput.of(
                     field, value, "a timeout is a number of seconds", fix=f"Set {field} to 0 or above."
                 )
 
     def as_httpx(self) -> httpx.Timeout:
-        """The same for httpx; the pool of connections has no limit, hence no timeout either."""
+        """The same for httpx.
+
+        The pool of connections has no limit, hence no timeout: callers wait for a slot of the guard (queue_timeout).
+        """
         return httpx.Timeout(
-            connect=self.connect_s or None, read=self.read_s or None, write=self.read_s or None, pool=None
+            connect=self.connect_s or None, read=self.read_s or None, write=self.write_s or None, pool=None
         )
 
 
 @dataclass(frozen=True, slots=True)
 class HttpClients:
-    """The clients for one upstream and credential, for asynchronous and for synchronous callers."""
+    """The clients for one upstream and credential, for asynchronous and for synchronous callers.
+
+    Attributes:
+        asynchronous: For callers on any event loop.
+        synchronous: For threads.
+        loop_transport: What the asynchronous client sends through, for SDKs that insist on a client of their own.
+        blocking_transport: The same of the synchronous one.
+    """
 
     asynchronous: httpx.AsyncClient
     synchronous: httpx.Client
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    clients: HttpClients
-    asynchronous: LoopTransport
-    blocking: BlockingTransport
+    loop_transport: LoopTransport
+    blocking_transport: BlockingTransport
 
     @property
     def idle(self) -> bool:
-        return not self.asynchronous.in_use and not self.blocking.in_use
+        """Whether no request is under way."""
+        return not self.loop_transport.in_use and not self.blocking_transport.in_use
 
     def close_soon(self) -> None:
-        self.asynchronous.close_soon()
-        self.blocking.close_soon()
+        """Closes the connections, each when its request has ended; any thread."""
+        self.loop_transport.close_soon()
+        self.blocking_transport.close_soon()
 
 
 class ClientCache:
@@ -87,7 +97,7 @@ class ClientCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[object, ...], _Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[object, ...], HttpClients] = OrderedDict()
         self._tls: ssl.SSLContext | None = None
 
     def clients(self, base_url: str, default_url: str, api_key: str, timeouts: HttpTimeouts) -> HttpClients:
@@ -102,28 +112,43 @@ class ClientCache:
         Raises:
             ValueError: Langflow's guard refuses the endpoint (LANGFLOW_SSRF_ALLOWED_HOSTS).
         """
-        egress = _egress(base_url, default_url)
-        key = (base_url or default_url, fingerprint(api_key), timeouts, egress)
+        return self._known(base_url or default_url, _egress(base_url, default_url), api_key, timeouts)
+
+    def clients_like(self, own: httpx.Client | httpx.AsyncClient, address: str, credential: Hashable) -> HttpClients:
+        """Shared clients that may go where a client made under Langflow's rules may go; any thread.
+
+        Args:
+            own: The client to do without; its timeouts are given with each request by the SDK that uses it.
+            address: The API's root.
+            credential: Of a text only the fingerprint is kept; anything else is kept, and shared with its equals.
+        """
+        egress = _Egress(_pins(own._transport), own.follow_redirects)  # noqa: SLF001 - it is told nowhere else
+        return self._known(address, egress, credential, HttpTimeouts())
+
+    def _known(self, url: str, egress: _Egress, credential: Hashable, timeouts: HttpTimeouts) -> HttpClients:
+        owner = fingerprint(credential) if isinstance(credential, str) else credential
+        key = (url.rstrip("/"), owner, timeouts, egress)
         with self._lock:
             known = self._entries.get(key)
             if known is None:
-                known = self._entries[key] = self._make(base_url or default_url, egress, timeouts)
+                known = self._entries[key] = self._make(url, egress, timeouts)
                 self._drop_idle()
             self._entries.move_to_end(key)
-            return known.clients
+            return known
 
-    def _make(self, url: str, egress: _Egress, timeouts: HttpTimeouts) -> _Entry:
+    def _make(self, url: str, egress: _Egress, timeouts: HttpTimeouts) -> HttpClients:
         if self._tls is None:
             self._tls = httpx.create_ssl_context()
-        asynchronous = LoopTransport(_pool_maker(url, egress.pinned, self._tls))
-        limits = httpx.Limits(max_connections=NO_LIMIT, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
-        blocking = BlockingTransport(_blocking_pool(url, egress.pinned, self._tls, limits))
+        route = (_proxy(url), egress.pinned, self._tls)
+        asynchronous = LoopTransport(functools.partial(_transport, *route))
+        blocking = BlockingTransport(functools.partial(_blocking_transport, *route))
         options: dict[str, Any] = {"timeout": timeouts.as_httpx(), "follow_redirects": egress.follow_redirects}
-        clients = HttpClients(
+        return HttpClients(
             asynchronous=httpx.AsyncClient(transport=asynchronous, **options),
             synchronous=httpx.Client(transport=blocking, **options),
+            loop_transport=asynchronous,
+            blocking_transport=blocking,
         )
-        return _Entry(clients, asynchronous, blocking)
 
     def _drop_idle(self) -> None:
         surplus = len(self._entries) - MAX_CLIENTS
@@ -141,8 +166,7 @@ class ClientCache:
         with self._lock:
             entries, self._entries = self._entries, OrderedDict()
         for entry in entries.values():
-            entry.asynchronous.close_soon()
-            entry.blocking.close()
+            entry.close_soon()
 
 
 _Pinned = tuple[tuple[str, tuple[str, ...]], ...]
@@ -168,28 +192,31 @@ def _egress(base_url: str, default_url: str) -> _Egress:
 
     _, options = provider_httpx_client_kwargs(base_url, default_url=default_url)
     transport = options.get("transport")
-    pinned = tuple(sorted((host, tuple(ips)) for host, ips in transport.pinned_ips.items())) if transport else ()
+    pinned = _pins(transport)
     # Without options there is nothing to enforce, and the SDK's own clients follow redirects.
     return _Egress(pinned, options.get("follow_redirects", not options))
 
 
-def _pool_maker(url: str, pinned: _Pinned, tls: ssl.SSLContext) -> Callable[[httpx.Limits], httpx.AsyncBaseTransport]:
-    def make(limits: httpx.Limits) -> httpx.AsyncBaseTransport:
-        if not pinned:
-            return httpx.AsyncHTTPTransport(verify=tls, limits=limits, proxy=_proxy(url))
-        from lfx.utils.ssrf_transport import SSRFProtectedTransport
-
-        return SSRFProtectedTransport(pinned_ips={host: list(ips) for host, ips in pinned}, verify=tls, limits=limits)
-
-    return make
+def _pins(transport: Any) -> _Pinned:
+    """The addresses that a transport of Langflow's guard connects to; empty for any other transport."""
+    ips: dict[str, list[str]] = getattr(transport, "pinned_ips", None) or {}
+    return tuple(sorted((host, tuple(addresses)) for host, addresses in ips.items()))
 
 
-def _blocking_pool(url: str, pinned: _Pinned, tls: ssl.SSLContext, limits: httpx.Limits) -> httpx.BaseTransport:
+def _transport(proxy: str | None, pinned: _Pinned, tls: ssl.SSLContext) -> httpx.AsyncBaseTransport:
     if not pinned:
-        return httpx.HTTPTransport(verify=tls, limits=limits, proxy=_proxy(url))
+        return httpx.AsyncHTTPTransport(verify=tls, limits=LIMITS, proxy=proxy)
+    from lfx.utils.ssrf_transport import SSRFProtectedTransport
+
+    return SSRFProtectedTransport(pinned_ips={host: list(ips) for host, ips in pinned}, verify=tls, limits=LIMITS)
+
+
+def _blocking_transport(proxy: str | None, pinned: _Pinned, tls: ssl.SSLContext) -> httpx.BaseTransport:
+    if not pinned:
+        return httpx.HTTPTransport(verify=tls, limits=LIMITS, proxy=proxy)
     from lfx.utils.ssrf_transport import SSRFProtectedSyncTransport
 
-    return SSRFProtectedSyncTransport(pinned_ips={host: list(ips) for host, ips in pinned}, verify=tls, limits=limits)
+    return SSRFProtectedSyncTransport(pinned_ips={host: list(ips) for host, ips in pinned}, verify=tls, limits=LIMITS)
 
 
 def _proxy(url: str) -> str | None:

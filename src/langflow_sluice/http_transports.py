@@ -5,29 +5,82 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import sys
 import threading
+import time
 import weakref
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
+if sys.version_info >= (3, 11):
+    from asyncio import timeout
+else:
+    from async_timeout import timeout
+
 KEEPALIVE_S = 60.0
 # The guard decides how many calls are in flight; the pool must never be a second, unseen queue behind it.
-NO_LIMIT = None
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
+
+
+TransportT = TypeVar("TransportT", httpx.AsyncBaseTransport, httpx.BaseTransport)
+
+
+class _Idle(Generic[TransportT]):
+    """Transports without a request, each with one connection; not thread-safe.
+
+    One transport for all connections would be httpcore's pool, which looks at every pair of idle connections with each
+    request: at fifty connections that takes longer than all the rest of a call.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: deque[tuple[TransportT, float]] = deque()
+
+    def take(self) -> TransportT | None:
+        """The one that was used last, whose connection is the likeliest to be open still."""
+        return self._found.pop()[0] if self._found else None
+
+    def put(self, transport: TransportT) -> Iterator[TransportT]:
+        """Keeps a transport; gives back those that have been of no use for too long, to be closed."""
+        now = time.monotonic()
+        pool = getattr(transport, "_pool", None)
+        if pool is not None and not pool.connections:
+            yield transport  # whose connection was closed with its last request
+        else:
+            self._found.append((transport, now))
+        while self._found and self._found[0][1] < now - KEEPALIVE_S:
+            yield self._found.popleft()[0]
+
+    def clear(self) -> list[TransportT]:
+        """Gives back all, to be closed."""
+        found = [transport for transport, _ in self._found]
+        self._found.clear()
+        return found
 
 
 class _LoopPool:
     """The connections of one event loop, and the requests that are using them."""
 
-    __slots__ = ("closer", "in_use", "transport")
+    __slots__ = ("closed", "closer", "idle", "in_use", "stays")
 
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self.transport = transport
+    def __init__(self, *, stays: bool) -> None:
+        self.stays = stays
+        self.idle: _Idle[httpx.AsyncBaseTransport] = _Idle()
         self.closer: AsyncGenerator[None, None] | None = None
+        self.closed = False
         self.in_use = 0
+
+    async def close(self) -> None:
+        """Closes the connections, those in use when their requests have ended."""
+        self.closed = True
+        for transport in self.idle.clear():
+            await transport.aclose()
 
 
 class LoopTransport(httpx.AsyncBaseTransport):
@@ -38,11 +91,11 @@ class LoopTransport(httpx.AsyncBaseTransport):
     synchronous code and closes it without any notice), so their connections are closed after each request.
 
     Args:
-        make_pool: Makes the pool, given its limits.
+        make_transport: Makes a transport that serves one request at a time.
     """
 
-    def __init__(self, make_pool: Callable[[httpx.Limits], httpx.AsyncBaseTransport]) -> None:
-        self._make_pool = make_pool
+    def __init__(self, make_transport: Callable[[], httpx.AsyncBaseTransport]) -> None:
+        self._make_transport = make_transport
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
         self._retired = False
 
@@ -55,39 +108,42 @@ class LoopTransport(httpx.AsyncBaseTransport):
         """Sends the request over the running loop's pool."""
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop) or await self._open(loop)
+        transport = pool.idle.take() or self._make_transport()
         pool.in_use += 1
+        done = functools.partial(self._done, loop, pool, transport)
         try:
-            response = await pool.transport.handle_async_request(request)
+            response = await transport.handle_async_request(request)
         except BaseException:
-            await self._done(loop, pool)
+            await done()
             raise
-        response.stream = _Counted(response.stream, functools.partial(self._done, loop, pool))  # type: ignore[arg-type]
+        response.stream = _Counted(response.stream, done)  # type: ignore[arg-type]
         return response
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> _LoopPool:
-        stays = threading.current_thread() is threading.main_thread()
-        limits = httpx.Limits(
-            max_connections=NO_LIMIT, max_keepalive_connections=None if stays else 0, keepalive_expiry=KEEPALIVE_S
-        )
-        pool = self._pools[loop] = _LoopPool(self._make_pool(limits))
-        if stays:
+        pool = self._pools[loop] = _LoopPool(stays=threading.current_thread() is threading.main_thread())
+        if pool.stays:
             # Only here: a generator holds on to its loop, and a short-lived loop would never be freed.
-            pool.closer = self._close_with_loop(loop, pool.transport)
+            pool.closer = self._close_with_loop(loop, pool)
             # Starting the generator makes it known to the loop, which closes it when it shuts down.
             await pool.closer.__anext__()
         return pool
 
-    async def _close_with_loop(
-        self, loop: asyncio.AbstractEventLoop, transport: httpx.AsyncBaseTransport
-    ) -> AsyncGenerator[None, None]:
+    async def _close_with_loop(self, loop: asyncio.AbstractEventLoop, pool: _LoopPool) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
             self._pools.pop(loop, None)
-            await transport.aclose()
+            await pool.close()
 
-    async def _done(self, loop: asyncio.AbstractEventLoop, pool: _LoopPool) -> None:
+    async def _done(
+        self, loop: asyncio.AbstractEventLoop, pool: _LoopPool, transport: httpx.AsyncBaseTransport
+    ) -> None:
         pool.in_use -= 1
+        if not pool.stays or pool.closed or self._retired:
+            await transport.aclose()
+        else:
+            for useless in pool.idle.put(transport):
+                await useless.aclose()
         if self._retired and not pool.in_use:
             await self._close(loop)
 
@@ -98,7 +154,7 @@ class LoopTransport(httpx.AsyncBaseTransport):
         if pool.closer is not None:
             await pool.closer.aclose()
         else:
-            await pool.transport.aclose()
+            await pool.close()
 
     async def aclose(self) -> None:
         """Closes the running loop's pool; the next request opens another one."""
@@ -132,85 +188,134 @@ class LoopTransport(httpx.AsyncBaseTransport):
 _closing: set[asyncio.Task[None]] = set()
 
 
+# The last event of a stream by OpenAI's protocol ("Streaming events"). The SDK leaves there, before the body's end, and
+# a connection whose body was not read to its end cannot be used again.
+_DONE = b"[DONE]"
+_DRAIN_S = 1.0
+
+
 class _Counted(httpx.AsyncByteStream):
     """An answer's stream that tells, once, when it is done with."""
 
     def __init__(self, stream: httpx.AsyncByteStream, done: Callable[[], Awaitable[None]]) -> None:
         self._stream = stream
+        self._chunks = aiter(stream)
+        self._last = b""
         self._done = done
         self._open = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
+        async for chunk in self._chunks:
+            self._last = chunk
             yield chunk
 
     async def aclose(self) -> None:
         try:
-            await self._stream.aclose()
+            try:
+                if self._last.rstrip().endswith(_DONE):
+                    await self._drain()
+            finally:
+                await self._stream.aclose()
         finally:
             if self._open:
                 self._open = False
                 await self._done()
+
+    async def _drain(self) -> None:
+        """Reads the little that follows the last event; a service that sends more, or nothing, is not waited for."""
+        self._last = b""
+        # RuntimeError: somebody else is reading, who then reads to the end.
+        with contextlib.suppress(httpx.HTTPError, TimeoutError, asyncio.TimeoutError, RuntimeError):
+            async with timeout(_DRAIN_S):
+                await anext(self._chunks, None)
 
 
 class BlockingTransport(httpx.BaseTransport):
     """A pool for threads that, once retired, closes its connections whenever none of its requests is under way.
 
     Args:
-        pool: The pool.
+        make_transport: Makes a transport that serves one request at a time.
     """
 
-    def __init__(self, pool: httpx.BaseTransport) -> None:
-        self._pool = pool
+    def __init__(self, make_transport: Callable[[], httpx.BaseTransport]) -> None:
+        self._make_transport = make_transport
         self._lock = threading.Lock()
+        self._idle: _Idle[httpx.BaseTransport] = _Idle()
         self._retired = False
         self.in_use = 0
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sends the request; any thread."""
         with self._lock:
+            transport = self._idle.take() or self._make_transport()
             self.in_use += 1
+        done = functools.partial(self._done, transport)
         try:
-            response = self._pool.handle_request(request)
+            response = transport.handle_request(request)
         except BaseException:
-            self._done()
+            done()
             raise
-        response.stream = _CountedBlocking(response.stream, self._done)  # type: ignore[arg-type]
+        network = response.extensions.get("network_stream")
+        response.stream = _CountedBlocking(response.stream, done, network)  # type: ignore[arg-type]
         return response
 
-    def _done(self) -> None:
+    def _done(self, transport: httpx.BaseTransport) -> None:
         with self._lock:
             self.in_use -= 1
-            if self._retired and not self.in_use:
-                self._pool.close()
+            useless = [transport] if self._retired else list(self._idle.put(transport))
+        for each in useless:
+            each.close()
 
     def close_soon(self) -> None:
-        """Closes the connections now, or when the last request under way has ended."""
-        with self._lock:
-            self._retired = True
-            if not self.in_use:
-                self._pool.close()
+        """Closes the connections now, those in use when their requests have ended; any thread."""
+        self._retired = True
+        self.close()
 
     def close(self) -> None:
-        """Closes the connections now, whatever is under way."""
-        self._pool.close()
+        """Closes the connections that are not in use; the next request opens another one."""
+        with self._lock:
+            idle = self._idle.clear()
+        for each in idle:
+            each.close()
 
 
 class _CountedBlocking(httpx.SyncByteStream):
     """``_Counted`` for threads."""
 
-    def __init__(self, stream: httpx.SyncByteStream, done: Callable[[], None]) -> None:
+    def __init__(self, stream: httpx.SyncByteStream, done: Callable[[], None], network: Any) -> None:
         self._stream = stream
+        self._network = network
+        self._chunks = iter(stream)
+        self._last = b""
         self._done = done
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._stream
+        for chunk in self._chunks:
+            self._last = chunk
+            yield chunk
 
     def close(self) -> None:
         try:
-            self._stream.close()
+            try:
+                if self._last.rstrip().endswith(_DONE):
+                    self._drain()
+            finally:
+                self._stream.close()
         finally:
             if self._open:
                 self._open = False
                 self._done()
+
+    def _drain(self) -> None:
+        self._last = b""
+        if self._network is None:
+            return
+        read = self._network.read
+        # The pool has given the answer's reads their timeout when it began; a minute or none at all is too long here.
+        self._network.read = lambda size, timeout=None: read(size, _DRAIN_S)  # noqa: ARG005 - httpcore names it
+        try:
+            with contextlib.suppress(httpx.HTTPError):
+                next(self._chunks, None)
+        finally:
+            del self._network.read

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,18 +17,6 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
 
     with EmbeddedPostgres() as server:
         yield server
-
-
-@pytest.fixture
-def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Langflow's own check lets nodes reach servers of this machine."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lfx warns of its own code when its settings load
-        from lfx.services.deps import get_settings_service
-
-        get_settings_service()
-    # Only now: settings that are loaded with it would allow it to all tests that follow.
-    monkeypatch.setenv("LANGFLOW_SSRF_ALLOWED_HOSTS", "127.0.0.1")
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import json
 
+import anthropic
 import httpx
+import ollama
 import openai
 import pytest
 
@@ -56,7 +58,7 @@ TRANSPORT = [
     (httpx.RemoteProtocolError, UpstreamUnavailable, "base_url"),
     (httpx.ConnectTimeout, UpstreamTimeout, "connect_timeout"),
     (httpx.ReadTimeout, UpstreamTimeout, "read_timeout"),
-    (httpx.WriteTimeout, UpstreamTimeout, "read_timeout"),
+    (httpx.WriteTimeout, UpstreamTimeout, "write_timeout"),
     (httpx.PoolTimeout, UpstreamTimeout, "max_concurrency"),
 ]
 
@@ -108,7 +110,7 @@ def test_a_connection_error_without_a_known_cause_is_an_unreachable_service():
         (500, {"Retry-After": "7"}, UpstreamUnavailable, True, True, None, "500"),
         (503, {}, UpstreamUnavailable, True, True, None, "503"),
         (503, {"Retry-After": "7"}, UpstreamThrottled, True, False, 7.0, "503"),
-        (529, {}, UpstreamUnavailable, True, True, None, "529"),
+        (529, {}, UpstreamThrottled, True, False, None, "529"),
         (307, {}, UpstreamRefused, False, False, None, "307"),
     ],
 )
@@ -179,10 +181,242 @@ class OtherLibrarysError(Exception):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), KeyError("x"), TimeoutError(), OSError(), ZeroDivisionError(), OtherLibrarysError()]
+    "error", [ValueError("x"), KeyError("x"), OSError(), ZeroDivisionError(), OtherLibrarysError()]
 )
 def test_other_errors_are_none_of_its_business(error):
     assert diagnose(error) is None
+
+
+def anthropic_error(status, *, headers=None, kind="", in_stream=False):
+    """The error that anthropic's client makes of an answer, or of an error event in the middle of one."""
+    body = {"type": "error", "error": {"type": kind, "message": CANARY}}
+    response = httpx.Response(200 if in_stream else status, headers=headers, json=body, request=REQUEST)
+    client = anthropic.Anthropic(api_key="canary-key", http_client=httpx.Client())
+    if in_stream:  # as anthropic._streaming does
+        return client._make_status_error(CANARY, body=body, response=response)
+    return client._make_status_error_from_response(response)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "meaning", "retryable", "service_fault"),
+    [
+        (400, "invalid_request_error", UpstreamRefused, False, False),
+        (401, "authentication_error", UpstreamRefused, False, False),
+        (404, "not_found_error", UpstreamRefused, False, False),
+        (413, "request_too_large", UpstreamRefused, False, False),
+        (429, "rate_limit_error", UpstreamThrottled, True, False),
+        (500, "api_error", UpstreamUnavailable, True, True),
+        (504, "timeout_error", UpstreamUnavailable, True, True),
+        (529, "overloaded_error", UpstreamThrottled, True, False),
+    ],
+)
+def test_anthropics_errors_are_known_by_their_status(status, kind, meaning, retryable, service_fault):
+    failure = diagnose(anthropic_error(status, kind=kind))
+    assert (type(failure.error), failure.retryable, failure.service_fault) == (meaning, retryable, service_fault)
+    assert f"answered {status}" in failure.error.message
+    assert f"(type: {kind})" in failure.error.message
+
+
+def test_anthropic_says_in_a_header_how_long_to_wait():
+    failure = diagnose(anthropic_error(529, kind="overloaded_error", headers={"Retry-After": "7"}))
+    assert failure.retry_after_s == 7.0
+    assert not failure.reached
+
+
+@pytest.mark.parametrize(
+    ("kind", "meaning", "retryable", "service_fault"),
+    [
+        ("overloaded_error", UpstreamThrottled, True, False),
+        ("rate_limit_error", UpstreamThrottled, True, False),
+        ("api_error", UpstreamError, False, True),
+    ],
+)
+def test_an_error_event_of_anthropics_comes_with_the_status_200_and_means_what_its_type_says(
+    kind, meaning, retryable, service_fault
+):
+    failure = diagnose(anthropic_error(0, kind=kind, in_stream=True))
+    assert (type(failure.error), failure.retryable, failure.service_fault) == (meaning, retryable, service_fault)
+    assert f"type: {kind}" in failure.error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "meaning", "retryable"),
+    [
+        (400, UpstreamRefused, False),
+        (404, UpstreamRefused, False),
+        (429, UpstreamThrottled, True),
+        (500, UpstreamUnavailable, True),
+        (503, UpstreamUnavailable, True),
+    ],
+)
+def test_ollamas_errors_are_known_by_their_status(status, meaning, retryable):
+    failure = diagnose(ollama.ResponseError(json.dumps({"error": CANARY}), status))
+    assert (type(failure.error), failure.retryable) == (meaning, retryable)
+
+
+def test_ollamas_other_errors_tell_a_broken_answer_from_a_service_that_is_not_there():
+    failure = diagnose(ollama.ResponseError(CANARY))
+    assert type(failure.error) is UpstreamError
+    assert "ended its answer with an error" in failure.error.message
+    assert (failure.retryable, failure.service_fault) == (False, True)
+    # Its client hides httpx's error behind one of Python's.
+    failure = diagnose(ConnectionError("Failed to connect to Ollama. canary"))
+    assert (type(failure.error), failure.retryable) == (UpstreamUnavailable, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "meaning"),
+    [
+        ({"type": "server_error", "code": None}, UpstreamError),
+        ({"type": "requests", "code": "rate_limit_exceeded"}, UpstreamThrottled),
+        ({"type": "tokens", "code": "rate_limit_exceeded"}, UpstreamThrottled),
+        ({"type": "rate_limit_error"}, UpstreamThrottled),
+        ({"code": 429}, UpstreamThrottled),
+        ({"code": "429"}, UpstreamThrottled),
+        ({"code": 502}, UpstreamUnavailable),
+        ({"code": 400}, UpstreamRefused),
+        ({"code": 7}, UpstreamError),
+        ({"code": True}, UpstreamError),
+        ({}, UpstreamError),
+    ],
+)
+def test_an_error_in_the_body_of_an_answer_or_of_a_stream_means_what_its_fields_say(body, meaning):
+    body = {**body, "message": CANARY}
+    # The first as langchain-openai raises it for an answer of 200, the second as the SDK does in a stream.
+    for error in (ValueError(body), openai.APIError(CANARY, REQUEST, body=body)):
+        assert type(diagnose(error).error) is meaning
+
+
+@pytest.mark.parametrize("argument", [{}, "canary", ["canary"], None, 429])
+def test_a_value_error_that_holds_no_error_of_a_service_is_none_of_its_business(argument):
+    assert diagnose(ValueError(argument)) is None
+    assert diagnose(ValueError()) is None
+
+
+def google_error(status, kind="ClientError"):
+    from google.genai import errors
+
+    details = {"error": {"code": status, "message": CANARY, "status": "RESOURCE_EXHAUSTED"}}
+    return getattr(errors, kind)(status, details, httpx.Response(status, json=details, request=REQUEST))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "meaning", "retryable"),
+    [
+        (400, "ClientError", UpstreamRefused, False),
+        (403, "ClientError", UpstreamRefused, False),
+        (429, "ClientError", UpstreamThrottled, True),
+        (500, "ServerError", UpstreamUnavailable, True),
+        (503, "ServerError", UpstreamUnavailable, True),
+    ],
+)
+def test_googles_errors_are_known_by_their_code_also_inside_langchains(status, kind, meaning, retryable):
+    chat_models = pytest.importorskip("langchain_google_genai.chat_models")
+    error = google_error(status, kind)
+    wrapped = caused(chat_models.ChatGoogleGenerativeAIError(CANARY), google_error(status, kind))
+    without_answer = google_error(status, kind)
+    without_answer.response = None
+    for each in (error, wrapped, without_answer):
+        failure = diagnose(each)
+        assert (type(failure.error), failure.retryable) == (meaning, retryable)
+        assert f"answered {status}" in failure.error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning", "retryable"),
+    [
+        ("TooManyRequests", UpstreamThrottled, True),
+        ("ServiceUnavailable", UpstreamUnavailable, True),
+        ("DeadlineExceeded", UpstreamUnavailable, True),
+        ("Unauthenticated", UpstreamRefused, False),
+        ("InvalidArgument", UpstreamRefused, False),
+    ],
+)
+def test_the_errors_of_googles_older_client_too(name, meaning, retryable):
+    exceptions = pytest.importorskip("google.api_core.exceptions")
+    failure = diagnose(getattr(exceptions, name)(CANARY))
+    assert (type(failure.error), failure.retryable) == (meaning, retryable)
+
+
+def aws_error(status, code, headers=None, kind="ClientError"):
+    exceptions = pytest.importorskip("botocore.exceptions")
+    response = {"Error": {"Code": code, "Message": CANARY}}
+    if status:
+        response["ResponseMetadata"] = {"HTTPStatusCode": status, "HTTPHeaders": headers or {}}
+    return getattr(exceptions, kind)(response, "Converse")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "meaning", "retryable", "service_fault"),
+    [
+        (400, "ValidationException", UpstreamRefused, False, False),
+        (403, "AccessDeniedException", UpstreamRefused, False, False),
+        (429, "ThrottlingException", UpstreamThrottled, True, False),
+        (500, "InternalServerException", UpstreamUnavailable, True, True),
+        (503, "ServiceUnavailableException", UpstreamUnavailable, True, True),
+    ],
+)
+def test_the_errors_of_amazons_client_are_known_by_their_status(status, code, meaning, retryable, service_fault):
+    failure = diagnose(aws_error(status, code))
+    assert (type(failure.error), failure.retryable, failure.service_fault) == (meaning, retryable, service_fault)
+    assert f"(code: {code})" in failure.error.message
+
+
+def test_amazons_headers_and_the_errors_in_its_streams_are_read_too():
+    assert diagnose(aws_error(429, "ThrottlingException", {"retry-after": "3"})).retry_after_s == 3.0
+    busy = diagnose(aws_error(None, "throttlingException", kind="EventStreamError"))
+    assert (type(busy.error), busy.retryable) == (UpstreamThrottled, True)
+    broken = diagnose(aws_error(None, "modelStreamErrorException", kind="EventStreamError"))
+    assert (type(broken.error), broken.service_fault) == (UpstreamError, True)
+    assert "ended its answer with an error (code: modelStreamErrorException)" in broken.error.message
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "meaning", "setting"),
+    [
+        ("botocore.exceptions", "ConnectTimeoutError", UpstreamTimeout, "connect_timeout"),
+        ("botocore.exceptions", "ReadTimeoutError", UpstreamTimeout, "read_timeout"),
+        ("botocore.exceptions", "EndpointConnectionError", UpstreamUnavailable, "base_url"),
+        ("botocore.exceptions", "ConnectionClosedError", UpstreamUnavailable, "base_url"),
+        ("requests.exceptions", "ConnectTimeout", UpstreamTimeout, "connect_timeout"),
+        ("requests.exceptions", "ReadTimeout", UpstreamTimeout, "read_timeout"),
+        ("requests.exceptions", "ConnectionError", UpstreamUnavailable, "base_url"),
+        ("aiohttp", "ServerTimeoutError", UpstreamTimeout, "read_timeout"),
+        ("aiohttp", "ServerDisconnectedError", UpstreamUnavailable, "base_url"),
+        ("builtins", "TimeoutError", UpstreamTimeout, "read_timeout"),
+        ("builtins", "ConnectionResetError", UpstreamUnavailable, "base_url"),
+    ],
+)
+def test_an_error_on_the_way_of_any_client_is_retryable(module, name, meaning, setting):
+    kind = getattr(pytest.importorskip(module), name)
+    error = kind(endpoint_url=CANARY, error=CANARY) if module.startswith("botocore") else kind(CANARY)
+    failure = diagnose(error)
+    assert type(failure.error) is meaning
+    assert setting in str(failure.error)
+    assert (failure.retryable, failure.service_fault) == (True, True)
+
+
+def test_the_phrases_that_langflow_looks_for_are_kept_and_nothing_around_them():
+    from lfx.base.models.model_remediation import REMEDIATIONS, find_remediation
+
+    for remediation in REMEDIATIONS:
+        for marker in remediation.markers:
+            said = f"Unsupported value: {marker.upper()} in 'canary prompt'."
+            provider = (remediation.providers or (None,))[0]
+            for error in (
+                sdk_error(400, body={"message": said}),
+                openai.BadRequestError("canary", response=http_error(400).response, body={"message": said}),
+            ):
+                failure = diagnose(error)
+                assert f"reason: {marker}" in failure.error.message
+                found = find_remediation(str(failure.error), provider, already_applied=set())
+                assert found is remediation
+    assert "reason" not in str(diagnose(sdk_error(400, body={"message": "temperature must be between 0 and 2"})).error)
+
+
+def test_a_refusal_keeps_its_status_for_those_who_decide_by_it():
+    assert diagnose(anthropic_error(404, kind="not_found_error")).error.status == 404
+    assert diagnose(ValueError({"code": 402, "message": CANARY})).error.status == 402
 
 
 NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT

@@ -111,9 +111,9 @@ def test_one_endpoint_credential_and_timeouts_share_a_client(cache):
 
 
 def test_timeouts_of_each_phase_reach_the_client_and_0_turns_one_off(cache):
-    timeout = cache.clients("", DEFAULT, "key", HttpTimeouts(connect_s=3, read_s=7)).asynchronous.timeout
-    assert (timeout.connect, timeout.read, timeout.write, timeout.pool) == (3, 7, 7, None)
-    assert HttpTimeouts(connect_s=0, read_s=0).as_httpx() == httpx.Timeout(None)
+    timeout = cache.clients("", DEFAULT, "key", HttpTimeouts(connect_s=3, read_s=7, write_s=5)).asynchronous.timeout
+    assert (timeout.connect, timeout.read, timeout.write, timeout.pool) == (3, 7, 5, None)
+    assert HttpTimeouts(connect_s=0, read_s=0, write_s=0).as_httpx() == httpx.Timeout(None)
 
 
 @pytest.mark.parametrize("value", [-1, "soon", None, True, float("nan"), float("inf")])

@@ -16,6 +16,7 @@ from langflow_sluice.errors import (
     UpstreamError,
     UpstreamRefused,
     UpstreamThrottled,
+    UpstreamTimeout,
     UpstreamUnavailable,
 )
 from langflow_sluice.failures import diagnose_http
@@ -188,10 +189,10 @@ async def test_an_error_of_the_callers_own_code_passes_unchanged(clock):
     assert guard.statistics().in_flight == 0
 
 
-async def test_a_timeout_of_the_callers_own_code_is_not_taken_for_the_deadline(clock):
+async def test_a_timeout_of_the_attempt_itself_is_not_taken_for_the_deadline(clock):
     guard = guard_of(clock)
-    with pytest.raises(TimeoutError, match="mine"):
-        await call(guard, CallPolicy(), Service(guard, TimeoutError("mine")), diagnose)
+    with pytest.raises(UpstreamTimeout):
+        await call(guard, CallPolicy(max_retries=0), Service(guard, TimeoutError("mine")), diagnose)
 
 
 async def test_being_turned_away_is_not_tried_again(clock):

@@ -44,11 +44,13 @@ class CallPolicy:
         max_retries: Attempts after the first, for failures that may pass.
         total_timeout_s: Seconds for all of it: queue, attempts and the waits between; 0 turns it off.
         priority: The lane in the guard's queue.
+        wait_for_probe: Whether a call that finds the guard open may wait until the service is tried again.
     """
 
     max_retries: int = 2
     total_timeout_s: float = 300.0
     priority: Priority = "normal"
+    wait_for_probe: bool = True
 
     def __post_init__(self) -> None:
         for name, field in (("max_retries", "max_retries"), ("total_timeout_s", "total_timeout")):
@@ -67,11 +69,13 @@ class Tally:
         calls: Calls that were made, whatever came of them.
         retries: Attempts after the first.
         waited_s: Seconds spent in the guard's queue, summed over the calls.
+        fallbacks: Calls that went to another model instead.
     """
 
     calls: int = 0
     retries: int = 0
     waited_s: float = 0.0
+    fallbacks: int = 0
 
 
 class Attempts:
@@ -101,13 +105,20 @@ class Attempts:
         self._policy = policy
         self._diagnose = diagnose
         self._started = guard.clock.now()
+        self._limit_s = policy.total_timeout_s
         self.made = 0
 
     def time_left(self) -> float | None:
         """Seconds until the deadline, or None without one."""
-        if not self._policy.total_timeout_s:
-            return None
-        return self._policy.total_timeout_s - (self._guard.clock.now() - self._started)
+        return self._limit_s - self.elapsed() if self._limit_s else None
+
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return self._guard.clock.now() - self._started
+
+    def change_limit(self, total_timeout_s: float) -> None:
+        """Sets another deadline, counted from the call's beginning; 0 for none."""
+        self._limit_s = total_timeout_s
 
     def slot(self, tokens: float) -> Slot:
         """The slot for the next attempt, to be entered at once."""
@@ -181,7 +192,8 @@ class Attempts:
         self.made += 1
         # A little later than the probe, which then tells those who come after it.
         wait_s = error.retry_in_s + random.uniform(0, BACKOFF_BASE_S)  # noqa: S311 - no secret
-        if self.made > self._policy.max_retries or (left is not None and wait_s >= left):
+        patient = self._policy.wait_for_probe and self.made <= self._policy.max_retries
+        if not patient or (left is not None and wait_s >= left):
             raise error
         self._guard.count_retry()
         self.tally.retries += 1
@@ -190,7 +202,7 @@ class Attempts:
     def too_late(self) -> DeadlineExceeded:
         """The error for a call that ran out of time."""
         msg = (
-            f"A call through guard {self._guard.name!r} did not finish within {self._policy.total_timeout_s:g} s "
+            f"A call through guard {self._guard.name!r} did not finish within {self._limit_s:g} s "
             f"(total_timeout), waiting and {self.made} failed attempts included."
         )
         return DeadlineExceeded(msg, hint="Raise total_timeout, or lower the load on the service behind the guard.")

@@ -4,88 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import PrivateAttr
 
 from langflow_sluice.errors import InvalidInput
-from langflow_sluice.guard.retry import Attempts, Tally, call, call_blocking, deadline, sleep, sleep_blocking
-from langflow_sluice.models.tokens import estimate_messages
+from langflow_sluice.guard.retry import deadline, sleep, sleep_blocking
+from langflow_sluice.models.binding import options_of
+from langflow_sluice.models.fallback import REASONS, Turn
+from langflow_sluice.models.tokens import estimate_messages, estimate_tools
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from typing_extensions import Self
 
-    from langflow_sluice.failures import Failure
-    from langflow_sluice.guard import Guard, Slot
-    from langflow_sluice.guard.retry import CallPolicy
+    from langflow_sluice.guard import Slot
+    from langflow_sluice.models.protection import Protection
 
 ModelT = TypeVar("ModelT", bound=BaseChatModel)
-T = TypeVar("T")
-
-# The protection whose permit the running call already holds. LangChain's methods call each other: _agenerate falls
-# back to _generate in a thread, and langchain-openai's _agenerate calls _astream when ``streaming`` is set. A second
-# permit for the same request is a deadlock at a cap of 1.
-_inside: ContextVar[int | None] = ContextVar("sluice_inside_model", default=None)
-
-
-class Protection:
-    """What stands in front of a model: shared by its copies, and itself under ``deepcopy``.
-
-    Args:
-        guard: The gate that every request passes.
-        policy: Retries, deadline and priority.
-        diagnose: Tells what an error of the provider's client means.
-    """
-
-    def __init__(self, guard: Guard, policy: CallPolicy, diagnose: Callable[[Exception], Failure | None]) -> None:
-        self.guard = guard
-        self.policy = policy
-        self.diagnose = diagnose
-        self.tally = Tally()
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """While entered, requests of the running call are part of the one that holds the permit."""
-        token = _inside.set(id(self))
-        try:
-            yield
-        finally:
-            _inside.reset(token)
-
-    def is_inside(self) -> bool:
-        """Whether the running call holds a permit already."""
-        return _inside.get() == id(self)
-
-    async def call(self, attempt: Callable[[Slot], Awaitable[T]], tokens: float) -> T:
-        """Makes one guarded call; see ``langflow_sluice.guard.retry.call``."""
-        return await call(self.guard, self.policy, attempt, self.diagnose, tokens=tokens, tally=self.tally)
-
-    def call_blocking(self, attempt: Callable[[Slot], T], tokens: float) -> T:
-        """``call`` for a thread without a running event loop."""
-        return call_blocking(self.guard, self.policy, attempt, self.diagnose, tokens=tokens, tally=self.tally)
-
-    def attempts(self) -> Attempts:
-        """The attempts of a new call."""
-        return Attempts(self.guard, self.policy, self.diagnose, self.tally)
-
-    def __copy__(self) -> Protection:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Protection:
-        return self
 
 
 class _Guarded(BaseChatModel):
     """Mixed in front of a chat model's own class: each request takes a slot, until its last byte has come."""
 
     _protection: Protection = PrivateAttr()
+    _bound: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002
+        """A copy behind the same guard; never a deep one, which would be the model itself (see ``__deepcopy__``)."""
+        return super().model_copy(update=update)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # An agent deep-copies its tools with all they hold for each call; the limit must hold over all of them.
@@ -95,7 +47,15 @@ class _Guarded(BaseChatModel):
         if not self._protection.guard.settings.tokens_per_minute:
             return 0.0
         limit = options.get("max_tokens") or options.get("max_completion_tokens") or getattr(self, "max_tokens", None)
-        return estimate_messages(messages, limit)
+        return estimate_messages(messages, limit) + estimate_tools(options.get("tools"))
+
+    def _bound_to(self, stop: list[str] | None, options: dict[str, Any]) -> tuple[list[str] | None, dict[str, Any]]:
+        """The options of a call with those that the model was bound to before it was guarded."""
+        if not self._bound:
+            return stop, options
+        options = options_of(self, self._bound, options)
+        bound_stop = options.pop("stop", None)
+        return (bound_stop if stop is None else stop), options
 
     async def _agenerate(
         self,
@@ -106,6 +66,7 @@ class _Guarded(BaseChatModel):
     ) -> ChatResult:
         protection = self._protection
         generate = super()._agenerate
+        stop, kwargs = self._bound_to(stop, kwargs)
         if protection.is_inside():
             return await generate(messages, stop=stop, run_manager=run_manager, **kwargs)
 
@@ -116,7 +77,12 @@ class _Guarded(BaseChatModel):
             return result
 
         tokens = self._estimate(messages, kwargs)
-        return await protection.call(attempt, tokens)
+        turn = Turn(protection, self, kwargs)
+        try:
+            return await protection.call(attempt, tokens, policy=turn.policy)
+        except REASONS as reason:
+            turn.pass_on(reason)
+        return await turn.answer(messages, stop, run_manager)
 
     def _generate(
         self,
@@ -127,6 +93,7 @@ class _Guarded(BaseChatModel):
     ) -> ChatResult:
         protection = self._protection
         generate = super()._generate  # type: ignore[safe-super]
+        stop, kwargs = self._bound_to(stop, kwargs)
         if protection.is_inside():
             return generate(messages, stop=stop, run_manager=run_manager, **kwargs)
 
@@ -137,7 +104,12 @@ class _Guarded(BaseChatModel):
             return result
 
         tokens = self._estimate(messages, kwargs)
-        return protection.call_blocking(attempt, tokens)
+        turn = Turn(protection, self, kwargs)
+        try:
+            return protection.call_blocking(attempt, tokens, policy=turn.policy)
+        except REASONS as reason:
+            turn.pass_on(reason)
+        return turn.answer_blocking(messages, stop, run_manager)
 
 
 class _AsyncStreaming(_Guarded):
@@ -151,13 +123,15 @@ class _AsyncStreaming(_Guarded):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         protection = self._protection
+        stop, kwargs = self._bound_to(stop, kwargs)
         stream = functools.partial(super()._astream, messages, stop=stop, run_manager=run_manager, **kwargs)
         if protection.is_inside():
             async for part in stream():
                 yield part
             return
         tokens = self._estimate(messages, kwargs)
-        attempts = protection.attempts()
+        turn = Turn(protection, self, kwargs)
+        attempts = protection.attempts(turn.policy)
         begun = False
         while True:
             try:
@@ -166,13 +140,22 @@ class _AsyncStreaming(_Guarded):
                     with attempts.within(slot):
                         while (chunk := await _next_inside(chunks, protection, attempts.time_left())) is not None:
                             begun = True
+                            attempts.change_limit(protection.policy.total_timeout_s)
                             usage.add(chunk)
                             yield chunk
+                        usage.check(protection)
             except Exception as error:  # noqa: BLE001 - wait_after raises what is not retried
-                wait_s = attempts.wait_after(error, final=begun)
+                try:
+                    wait_s = attempts.wait_after(error, final=begun)
+                except REASONS as reason:
+                    turn.pass_on(reason, begun=begun)
+                    break
             else:
                 return
             await sleep(protection.guard.clock, wait_s)
+        async with contextlib.aclosing(turn.stream(messages, stop, run_manager)) as parts:
+            async for part in parts:
+                yield part
 
 
 class _BlockingStreaming(_Guarded):
@@ -186,12 +169,14 @@ class _BlockingStreaming(_Guarded):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         protection = self._protection
+        stop, kwargs = self._bound_to(stop, kwargs)
         stream = functools.partial(super()._stream, messages, stop=stop, run_manager=run_manager, **kwargs)
         if protection.is_inside():
             yield from stream()
             return
         tokens = self._estimate(messages, kwargs)
-        attempts = protection.attempts()
+        turn = Turn(protection, self, kwargs)
+        attempts = protection.attempts(turn.policy)
         begun = False
         while True:
             try:
@@ -200,21 +185,28 @@ class _BlockingStreaming(_Guarded):
                     with attempts.within(slot):
                         while (chunk := _next_inside_blocking(chunks, protection)) is not None:
                             begun = True
+                            attempts.change_limit(protection.policy.total_timeout_s)
                             usage.add(chunk)
                             yield chunk
                             attempts.check_deadline()
+                        usage.check(protection)
             except Exception as error:  # noqa: BLE001 - wait_after raises what is not retried
-                wait_s = attempts.wait_after(error, final=begun)
+                try:
+                    wait_s = attempts.wait_after(error, final=begun)
+                except REASONS as reason:
+                    turn.pass_on(reason, begun=begun)
+                    break
             else:
                 return
             sleep_blocking(wait_s)
+        yield from turn.stream_blocking(messages, stop, run_manager)
 
 
 class _Streaming(_AsyncStreaming, _BlockingStreaming):
     """For models that stream in both ways."""
 
 
-def guarded(model: ModelT, protection: Protection) -> ModelT:
+def guarded(model: ModelT, protection: Protection, bound: Mapping[str, Any] | None = None) -> ModelT:
     """A copy of a chat model whose every request passes a guard.
 
     The copy is an instance of the model's own class, so that whatever accepts the model accepts the copy: agents,
@@ -223,18 +215,35 @@ def guarded(model: ModelT, protection: Protection) -> ModelT:
     Args:
         model: Any chat model; its client's own retries should be off, since they would pass the guard by.
         protection: What to put in front of it.
+        bound: Options for each of its calls, which the call's own options override.
 
     Raises:
         InvalidInput: The model is behind a guard already; a request would hold two permits.
     """
-    if isinstance(model, _Guarded):
-        msg = f"This model stands behind guard {model._protection.guard.name!r} already."  # noqa: SLF001
+    known = protection_of(model)
+    if known is not None:
+        msg = f"This model stands behind guard {known.guard.name!r} already."
         raise InvalidInput(msg, hint="Connect the model itself, or set the limits at the node that it comes from.")
     copy = model.model_copy()
     private = dict(copy.__pydantic_private__ or {})
     # Private attributes are kept beside the fields; the class is changed afterwards, so they are set by hand.
-    object.__setattr__(copy, "__pydantic_private__", {**private, "_protection": protection})
+    object.__setattr__(
+        copy, "__pydantic_private__", {**private, "_protection": protection, "_bound": dict(bound or {})}
+    )
     object.__setattr__(copy, "__class__", _guarded_class(type(model)))
+    return copy
+
+
+def protection_of(model: object) -> Protection | None:
+    """What stands in front of a model, or None if nothing does."""
+    return model._protection if isinstance(model, _Guarded) else None  # noqa: SLF001 - no field of the model's own
+
+
+def bound_to(model: ModelT, options: Mapping[str, Any]) -> ModelT:
+    """A copy of a guarded model with further options for each of its calls."""
+    copy = model.model_copy()
+    private = dict(copy.__pydantic_private__ or {})
+    object.__setattr__(copy, "__pydantic_private__", {**private, "_bound": {**private["_bound"], **options}})
     return copy
 
 
@@ -266,8 +275,15 @@ class _Usage:
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
         self._used = 0
+        self._empty = True
+
+    def check(self, protection: Protection) -> None:
+        """Raises ``UpstreamError`` if nothing came."""
+        if self._empty:
+            raise protection.no_answer()
 
     def add(self, chunk: ChatGenerationChunk) -> None:
+        self._empty = False
         usage = getattr(chunk.message, "usage_metadata", None)
         if usage and usage.get("total_tokens"):
             self._used += usage["total_tokens"]

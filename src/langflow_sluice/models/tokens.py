@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ def estimate_messages(messages: Sequence[BaseMessage], max_tokens: int | None) -
     """
     prompt = sum(TOKENS_PER_MESSAGE + _content(message.content) for message in messages)
     return prompt + (max_tokens or 0)
+
+
+def estimate_tools(tools: Sequence[Any] | None) -> int:
+    """Tokens of the tools that go along with a call, by the length of their definitions."""
+    return estimate_text(json.dumps(tools, default=str)) if tools else 0
 
 
 def _content(content: str | list[Any]) -> int:

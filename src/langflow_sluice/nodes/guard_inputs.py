@@ -167,6 +167,8 @@ def report(guard: Guard, tally: Tally | None = None) -> str:
     parts = (
         [] if tally is None else [f"{tally.calls} calls", f"waited {tally.waited_s:.2f} s", f"{tally.retries} retries"]
     )
+    if tally is not None and tally.fallbacks:
+        parts.append(f"{tally.fallbacks} answered by the fallback")
     parts += [
         f"{statistics.in_flight}{cap} in flight",
         f"{sum(statistics.waiting.values())} waiting",
@@ -181,5 +183,7 @@ def report(guard: Guard, tally: Tally | None = None) -> str:
 
 def report_of(model: Any) -> str:
     """``report`` for the guard in front of a guarded model, with what its calls went through in this run."""
-    protection = model._protection  # noqa: SLF001 - no attribute of ours must show among the model's own fields
-    return report(protection.guard, protection.tally)
+    from langflow_sluice.models.guarded_chat import protection_of
+
+    protection = protection_of(model)
+    return "" if protection is None else report(protection.guard, protection.tally)

@@ -26,7 +26,8 @@ def upstream_inputs(*, read_timeout: float, total_timeout: float) -> list[InputT
         read_timeout: Default seconds between two pieces of an answer.
         total_timeout: Default seconds for a call with its waiting and retries.
     """
-    inputs = [
+    max_retries, total_limit = call_inputs(total_timeout=total_timeout)
+    return [
         SecretStrInput(
             name="api_key",
             display_name="API Key",
@@ -40,13 +41,7 @@ def upstream_inputs(*, read_timeout: float, total_timeout: float) -> list[InputT
             advanced=True,
             info="Root of an OpenAI-compatible API, usually ending in /v1. Blank: OpenAI.",
         ),
-        IntInput(
-            name="max_retries",
-            display_name="Max Retries",
-            value=2,
-            advanced=True,
-            info="Further attempts after 429, server errors and timeouts; each waits for a slot of the guard again.",
-        ),
+        max_retries,
         FloatInput(
             name="connect_timeout",
             display_name="Connect Timeout",
@@ -60,6 +55,31 @@ def upstream_inputs(*, read_timeout: float, total_timeout: float) -> list[InputT
             value=read_timeout,
             advanced=True,
             info="Seconds without a byte from the service. 0: no limit.",
+        ),
+        FloatInput(
+            name="write_timeout",
+            display_name="Write Timeout",
+            value=30,
+            advanced=True,
+            info="Seconds until the service takes the next piece of a request. 0: no limit.",
+        ),
+        total_limit,
+    ]
+
+
+def call_inputs(*, total_timeout: float) -> list[InputTypes]:
+    """Retries and deadline of each call; see ``call_policy``.
+
+    Args:
+        total_timeout: Default seconds for a call with its waiting and retries.
+    """
+    inputs = [
+        IntInput(
+            name="max_retries",
+            display_name="Max Retries",
+            value=2,
+            advanced=True,
+            info="Further attempts after 429, server errors and timeouts; each waits for a slot of the guard again.",
         ),
         FloatInput(
             name="total_timeout",
@@ -81,7 +101,11 @@ def upstream_of(component: Component) -> Upstream:
     return Upstream(
         base_url=(component.base_url or "").strip(),
         api_key=secret_value_to_str(component.api_key) or "",
-        timeouts=HttpTimeouts(connect_s=number(component.connect_timeout), read_s=number(component.read_timeout)),
+        timeouts=HttpTimeouts(
+            connect_s=number(component.connect_timeout),
+            read_s=number(component.read_timeout),
+            write_s=number(component.write_timeout),
+        ),
     )
 
 

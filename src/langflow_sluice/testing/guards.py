@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from langflow_sluice.guard import GuardRegistry, registry
 from langflow_sluice.guard.clock import SYSTEM_CLOCK
+from langflow_sluice.single_flight import clear_caches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def isolated_guards(clock: Clock = SYSTEM_CLOCK) -> Iterator[GuardRegistry]:
-    """While entered, nodes find their guards in a new, empty registry.
+    """While entered, nodes find their guards in a new, empty registry, and nothing in the caches.
 
     Not for tests that run side by side in one process: the registry is the process's.
 
@@ -24,5 +25,7 @@ def isolated_guards(clock: Clock = SYSTEM_CLOCK) -> Iterator[GuardRegistry]:
         clock: Given to the guards; a ``ManualClock`` makes rates, pauses, timeouts and retries pass without waiting.
     """
     mine = GuardRegistry(clock)
+    clear_caches()
     with registry.replaced(mine):
         yield mine
+    clear_caches()
