@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,13 +55,36 @@ class Stack:
         return self.client.run(self.flows[slug], text, tweaks=self.tweaks).text
 
 
+class Palette:
+    """The nodes that the running server offers, and what a test adds to them.
+
+    Args:
+        client: Asks the server.
+    """
+
+    def __init__(self, client: LangflowClient) -> None:
+        self._client = client
+        self._nodes = {name: node for group in client.components().values() for name, node in group.items()}
+
+    def node(self, node_type: str) -> dict[str, Any]:
+        """A copy of a node's template."""
+        return copy.deepcopy(self._nodes[node_type])
+
+    def make(self, source: str) -> str:
+        """Makes a node out of the source of a component, as the canvas does; returns its type."""
+        made = self._client._request("POST", "/api/v1/custom_component", payload={"code": source})
+        self._nodes[made["type"]] = made["data"]
+        return str(made["type"])
+
+
 @pytest.fixture(scope="session")
 def running() -> Iterator[Stack]:
     """The stack; Langflow takes most of a minute to start, so it is started once."""
     with (
         EmbeddedPostgres() as postgres,
         ProviderProcess(ProviderSettings(keys=(KEY,))) as provider,
-        LangflowServer() as langflow,
+        # At DEBUG, so that what must not be logged is looked for where it would be.
+        LangflowServer(env={"LANGFLOW_LOG_LEVEL": "debug"}) as langflow,
         langflow.client() as client,
     ):
         client.set_variable("OPENAI_API_KEY", KEY)
@@ -73,6 +97,27 @@ def running() -> Iterator[Stack]:
 @pytest.fixture
 def stack(running: Stack) -> Stack:
     """The stack with the provider as it is for every test: eight slots, and nothing counted yet."""
-    running.provider.configure(slots=8, service_s=0.05, fault="ok")
+    running.provider.configure(slots=8, service_s=0.05, retry_after_s=1.0, fault="ok")
     running.provider.reset()
     return running
+
+
+@pytest.fixture
+def stack_afresh(running: Stack) -> Iterator[Stack]:
+    """The stack with a provider of the test's own, so that its guards and connections are the test's own too."""
+    with ProviderProcess(ProviderSettings(keys=(KEY,), slots=8, service_s=0.05)) as provider:
+        yield replace(running, provider=provider)
+
+
+@pytest.fixture(scope="session")
+def palette(running: Stack) -> Palette:
+    """What flows of the tests are made of."""
+    return Palette(running.client)
+
+
+@pytest.fixture(scope="session")
+def model_flows(running: Stack, palette: Palette) -> dict[str, str]:
+    """Ids of the flows in which a stock node uses the stock model behind Guarded Model, by short name."""
+    from .model_flows import FLOWS  # it takes Langflow's component stack, which only some tests need
+
+    return {name: running.client.upload_flow(make(palette).to_dict()) for name, make in FLOWS.items()}

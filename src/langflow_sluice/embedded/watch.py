@@ -114,7 +114,8 @@ class ConnectionWatch:
             return False
         now: Counter[tuple[str | None, str | None]] = Counter()
         for application, database, count in rows:
-            for key in ((None, None), (application, None), (None, database), (application, database)):
+            # A set: a session that is just starting has no database yet, and must not count twice among all.
+            for key in {(None, None), (application, None), (None, database), (application, database)}:
                 now[key] += count
         with self._lock:
             self._samples += 1
