@@ -5,7 +5,7 @@ from lfx.schema.data import Data
 from langflow_sluice.nodes.database_inputs import collection_inputs, database_of, pool_inputs
 from langflow_sluice.nodes.guard_inputs import NAMED_BY_CREDENTIAL, guard_inputs, report
 from langflow_sluice.nodes.texts import texts_of
-from langflow_sluice.postgres.ingestion import ingest
+from langflow_sluice.postgres.ingestion import in_ranges, ingest
 
 
 class PooledPGWriterComponent(Component):
@@ -30,7 +30,8 @@ class PooledPGWriterComponent(Component):
             options=["skip", "update", "error"],
             value="skip",
             advanced=True,
-            info="What to do with a text that is there already: leave it, replace its embedding, or end with an error.",
+            info="What to do with a text that is there already: leave it, embed it again and replace its embedding, or "
+            "end with an error before anything is embedded.",
         ),
         *pool_inputs(),
         *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, max_concurrency=10),
@@ -39,26 +40,28 @@ class PooledPGWriterComponent(Component):
 
     async def ingest_documents(self) -> Data:
         database = database_of(self)
-        texts = texts_of(self.ingest_data)
         result = await ingest(
             database,
             self.collection_name,
             self.embedding,
-            texts,
+            texts_of(self.ingest_data),
             on_conflict=self.on_conflict,
             batch_size=self.batch_size,
-            progress=lambda done, total: self.log(f"{done} of {total} texts", name="Progress"),
+            progress=lambda progress: self.log(str(progress), name="Progress"),
         )
-        failed = [{"row": failure.index, "error": failure.reason} for failure in result.failed]
-        self.status = (
-            f"{result.written} written, {result.skipped} there already, {len(failed)} failed. {report(database.guard)}"
-        )
+        for line in in_ranges(result.failed):
+            self.log(line, name="Failed")
+        if result.warning:
+            self.log(result.warning, name="Index")
+        told = f"{result.written} written, {result.skipped} skipped, {len(result.failed)} failed"
+        self.status = " ".join(filter(None, (f"{told}.", result.warning, report(database.guard))))
         return Data(
             data={
-                "text": f"{result.written} written, {result.skipped} skipped, {len(failed)} failed",
+                "text": told,
                 "written": result.written,
                 "skipped": result.skipped,
-                "failed": failed,
+                "failed": [{"row": failure.index, "error": failure.reason} for failure in result.failed],
                 "seconds": round(result.seconds, 3),
+                "warning": result.warning,
             }
         )

@@ -139,7 +139,7 @@ class LoopTransport(httpx.AsyncBaseTransport):
         self, loop: asyncio.AbstractEventLoop, pool: _LoopPool, transport: httpx.AsyncBaseTransport
     ) -> None:
         pool.in_use -= 1
-        if not pool.stays or pool.closed or self._retired:
+        if not pool.stays or pool.closed:
             await transport.aclose()
         else:
             for useless in pool.idle.put(transport):

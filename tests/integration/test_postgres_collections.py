@@ -353,10 +353,11 @@ class TestSearching:
         assert await search.similarity([1.0, 2.0, 3.0, 4.0])
         # Behind our back, with other dimensions, while we remember four.
         ask(database_url, "DROP TABLE docs")
-        known = layouts.get(search._key)
+        variant = (True, None, "")
+        known = layouts.get(search._key, variant)
         await CollectionWriter(engine, "docs").write(rows(3, 3))
         assert known is not None
-        layouts.put(search._key, known)
+        layouts.put(search._key, known, variant)
         with pytest.raises(failures.DimensionMismatch):
             await search.similarity([1.0, 2.0, 3.0, 4.0])
         assert await search.similarity([1.0, 2.0, 3.0])
@@ -367,7 +368,7 @@ class TestSearching:
         await CollectionWriter(engine, "docs").write(rows(3))
         search = CollectionSearch(engine, "docs")
         # The look at the socket would find out by itself; here it is the search that does.
-        monkeypatch.setattr("langflow_sluice.postgres.pool._is_silent", lambda record: True)  # noqa: ARG005
+        monkeypatch.setattr("langflow_sluice.postgres.sessions.is_alive", lambda driver: True)  # noqa: ARG005
         kill = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'sluice'"
         ask(database_url, kill + " AND datname = current_database()")
         assert await search.similarity([1.0, 2.0, 3.0])

@@ -77,31 +77,32 @@ async def test_the_database_sees_no_more_connections_than_the_pool_may_have(
     assert pool_of(engine).checkedout() == 0
 
 
-async def test_another_loop_has_an_engine_of_its_own_which_goes_with_it(
+async def test_another_loop_uses_the_connections_that_this_one_has_opened(
     database_url: str, postgres_server: EmbeddedPostgres
 ) -> None:
     database = database_url.rsplit("/", 1)[1]
     mine = engine_for(parse_database_url(database_url), SMALL)
-    assert await one(mine) == 1
-    seen: list[object] = []
+    async with connection(mine) as driver:
+        # Two tasks on one connection: its lock is now bound to this loop.
+        await asyncio.gather(driver.execute("SELECT 1"), driver.execute("SELECT 2"))
+    seen: list[tuple[object, ...]] = []
 
     async def elsewhere() -> None:
         engine = engine_for(parse_database_url(database_url), SMALL)
-        seen.append((engine is mine, await one(engine), postgres_server.connections(database=database)))
+        async with connection(engine) as there:
+            await asyncio.gather(there.execute("SELECT 1"), there.execute("SELECT 2"))
+            seen.append((engine is mine, there is driver, postgres_server.connections(database=database)))
 
     for _ in range(3):
         run_until_complete(elsewhere())
         gc.collect()
-    assert seen[0] == (False, 1, 2)
-    await until(lambda: postgres_server.connections(database=database) == 1)
+    assert seen == [(True, True, 1)] * 3
     assert await one(mine) == 1
     assert len(pool_statistics()) == 1
 
 
-async def test_connections_in_use_when_their_loop_closes_are_closed_too(
-    database_url: str, postgres_server: EmbeddedPostgres
-) -> None:
-    database = database_url.rsplit("/", 1)[1]
+def hold_on_a_loop_that_closes(database_url: str) -> list[object]:
+    """A connection lent, and never given back, on a loop of a thread that has ended."""
     held: list[object] = []
 
     def run() -> None:
@@ -112,7 +113,7 @@ async def test_connections_in_use_when_their_loop_closes_are_closed_too(
             held.append(engine)
             lent = connection(engine)
             held.append(lent)
-            await lent.__aenter__()
+            held.append(await lent.__aenter__())
 
         loop.run_until_complete(hold())
         loop.close()
@@ -120,12 +121,32 @@ async def test_connections_in_use_when_their_loop_closes_are_closed_too(
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
+    return held
+
+
+async def test_connections_in_use_when_their_loop_closes_are_closed_too(
+    database_url: str, postgres_server: EmbeddedPostgres
+) -> None:
+    database = database_url.rsplit("/", 1)[1]
+    engine, lent, _ = hold_on_a_loop_that_closes(database_url)
     assert postgres_server.connections(database=database) == 1
     pool_statistics()  # like any call, it finds out
     await until(lambda: postgres_server.connections(database=database) == 0)
-    pool_of(held[0])._opened.clear()  # type: ignore[arg-type]
-    with contextlib.suppress(BaseException):
-        await held[1].__aexit__(None, None, None)  # type: ignore[attr-defined]
+    with contextlib.suppress(Exception):
+        await lent.__aexit__(None, None, None)  # type: ignore[attr-defined]
+    assert pool_of(engine).is_idle  # type: ignore[arg-type]
+    assert await one(engine) == 1  # type: ignore[arg-type]
+
+
+async def test_who_has_to_wait_gets_what_closed_loops_have_left_behind(database_url: str) -> None:
+    held = [hold_on_a_loop_that_closes(database_url) for _ in range(2)]
+    engine = engine_for(parse_database_url(database_url), SMALL)
+    assert pool_of(engine).checkedout() == 2
+    assert await asyncio.wait_for(one(engine), 10) == 1
+    for _, lent, _ in held:
+        with contextlib.suppress(Exception):
+            await lent.__aexit__(None, None, None)  # type: ignore[attr-defined]
+    assert pool_of(engine).is_idle
 
 
 async def test_a_full_pool_names_its_limits_and_what_to_change(database_url: str) -> None:
@@ -251,6 +272,25 @@ async def test_a_connection_that_cannot_be_opened_frees_its_place_for_the_next_i
     assert pool_of(engine).is_idle
 
 
+async def test_callers_that_wait_for_the_first_connection_share_its_failure(reachable: None) -> None:  # noqa: ARG001
+    accepted: list[object] = []
+
+    async def never_answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer)
+
+    async with await asyncio.start_server(never_answer, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        engine = engine_for(
+            parse_database_url(f"postgresql://u:p@127.0.0.1:{port}/d"), PoolSettings(connect_timeout_s=2)
+        )
+        errors = await asyncio.gather(*(one(engine) for _ in range(8)), return_exceptions=True)
+        assert {type(error) for error in errors} == {failures.DatabaseUnavailable}
+        assert len(accepted) == 1
+        for writer in accepted:
+            writer.close()  # type: ignore[attr-defined]
+    dispose_all()
+
+
 async def test_a_server_without_a_connection_to_spare_is_told(reachable: None) -> None:  # noqa: ARG001
     with EmbeddedPostgres(max_connections=5) as server, contextlib.ExitStack() as others:
         for _ in range(2):  # three are reserved for the superuser
@@ -274,26 +314,6 @@ async def test_a_statement_that_takes_too_long_is_ended(database_url: str) -> No
     async with connection(engine) as driver:
         with pytest.raises(psycopg.errors.QueryCanceled):
             await driver.execute("SELECT pg_sleep(30)")
-
-
-async def test_only_so_many_engines_are_kept_and_those_in_use_stay(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, postgres_server: EmbeddedPostgres
-) -> None:
-    monkeypatch.setattr(engines, "MAX_ENGINES", 2)
-    url = parse_database_url(database_url)
-    database = database_url.rsplit("/", 1)[1]
-    busy = engine_for(url, PoolSettings(pool_size=1))
-    async with connection(busy):
-        used_before = engine_for(url, PoolSettings(pool_size=2))
-        assert await one(used_before) == 1
-        used_last = engine_for(url, PoolSettings(pool_size=3))
-        assert engine_for(url, PoolSettings(pool_size=1)) is busy
-        assert engine_for(url, PoolSettings(pool_size=3)) is used_last
-        assert len(pool_statistics()) == 2
-        await until(lambda: postgres_server.connections(database=database) == 1)
-        # Whoever still holds the retired one can use it; nothing stays open.
-        assert await one(used_before) == 1
-        await until(lambda: postgres_server.connections(database=database) == 1)
 
 
 async def test_a_connection_beyond_the_pool_size_is_closed_when_it_is_not_needed(
@@ -331,7 +351,7 @@ async def test_a_forked_child_leaves_the_connections_of_its_parent_alone(databas
             code = 1
             with contextlib.suppress(BaseException):
                 gc.collect()
-                code = len(engines._engines.pools())
+                code = len(engines._engines.roster.pools())
             os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # noqa: ASYNC222 - it ends at once
         assert await (await driver.execute("SELECT 1")).fetchone() == (1,)

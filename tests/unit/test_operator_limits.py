@@ -6,7 +6,7 @@ import pytest
 
 from langflow_sluice.errors import InvalidInput
 from langflow_sluice.guard import GuardRegistry, GuardSettings, disagreement
-from langflow_sluice.guard.operator_limits import operator_limits
+from langflow_sluice.guard.operator_limits import max_db_connections, operator_limits
 from langflow_sluice.testing import ManualClock
 
 RULES = """
@@ -100,6 +100,8 @@ def test_only_declared_names_are_shared():
         ("[limits]\nmax_queue = -1", "max_queue is -1"),
         ("[[guard]]\nmax_queue = 1", r"a \[\[guard\]\] needs one"),
         ("[[guard]]\nname = 'a'\nshared = 'yes'", "it is a switch"),
+        ("[limits]\nmax_db_connections = 2.5", "max_db_connections is 2.5: it counts connections"),
+        ("[[guard]]\nname = 'a'\nmax_db_connections = 2", "there is no such limit"),
         ("[limits", "it is no TOML file"),
     ],
 )
@@ -107,6 +109,25 @@ def test_a_wrong_file_is_an_error_and_not_a_lifted_limit(rules, text, told):
     rules(text)
     with pytest.raises(InvalidInput, match=told):
         asked(GuardRegistry(ManualClock()), "any")
+
+
+def test_the_connections_of_the_process_are_the_lower_of_file_and_variable(rules, monkeypatch):
+    assert max_db_connections() == 0
+    rules("[limits]\nmax_db_connections = 40")
+    assert max_db_connections() == operator_limits().db_connections == 40
+    monkeypatch.setenv("SLUICE_MAX_DB_CONNECTIONS", "12")
+    assert max_db_connections() == 12
+    rules("[limits]\nmax_db_connections = 5")
+    assert max_db_connections() == 5
+    monkeypatch.delenv("SLUICE_LIMITS_FILE")
+    assert max_db_connections() == 12
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "2.5"])
+def test_a_wrong_number_of_connections_is_named(monkeypatch, text):
+    monkeypatch.setenv("SLUICE_MAX_DB_CONNECTIONS", text)
+    with pytest.raises(InvalidInput, match="SLUICE_MAX_DB_CONNECTIONS"):
+        max_db_connections()
 
 
 def test_a_missing_file_and_a_wrong_variable_are_named(monkeypatch, tmp_path):

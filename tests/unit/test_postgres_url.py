@@ -53,6 +53,50 @@ def test_user_and_password_may_stand_among_the_parameters() -> None:
     assert parts(f"postgresql://h/d?user=ann&password={SECRET}") == ("ann", SECRET, "h", None, "d")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'postgres://ann:pw@h:5433/d'",
+        '"postgres://ann:pw@h:5433/d"',
+        "  psql 'postgres://ann:pw@h:5433/d'\n",
+        "psql postgres://ann:pw@h:5433/d",
+        "DATABASE_URL=postgres://ann:pw@h:5433/d",
+        'export DATABASE_URL="postgres://ann:pw@h:5433/d"',
+        "jdbc:postgresql://h:5433/d?user=ann&password=pw",
+        "postgres://ann:pw@h:5433/d?pgbouncer=true",
+    ],
+)
+def test_what_stands_around_an_address_where_it_is_copied_from_is_left_out(text: str) -> None:
+    assert parts(text) == ("ann", "pw", "h", 5433, "d")
+    assert not urls._parse(text).query
+
+
+def test_a_quote_in_a_password_is_no_quote_around_the_address() -> None:
+    assert parts("postgres://ann:p'w\"@h/d'") == ("ann", "p'w\"", "h", None, "d'")
+
+
+@pytest.mark.parametrize(
+    ("address", "pooled"),
+    [
+        ("ep-cool-12-pooler.eu-central-1.aws.neon.tech/d", True),
+        ("ep-cool-12.eu-central-1.aws.neon.tech/d", False),
+        ("aws-0-eu.pooler.supabase.com:5432/d", True),
+        ("db.abc.supabase.co:6543/d", True),
+        ("db.abc.supabase.co:5432/d", False),
+        ("pgbouncer:5432/d", True),
+        ("h:6432/d", True),
+        ("pooler/d", False),
+    ],
+)
+def test_a_pooler_is_known_by_its_name_or_port(address: str, pooled: bool) -> None:  # noqa: FBT001 - a column
+    assert urls.is_pooled(urls._parse(f"postgres://u:p@{address}")) is pooled
+
+
+def test_the_folder_of_a_socket_may_stand_in_place_of_the_host() -> None:
+    url = urls._parse("postgresql://u:p@%2Frun%2Fpostgresql/d")
+    assert (url.host, dict(url.query)) == (None, {"host": "/run/postgresql"})
+
+
 def test_an_ipv6_host_and_a_socket_are_understood() -> None:
     assert parts("postgresql://u:p@[::1]:5433/d") == ("u", "p", "::1", 5433, "d")
     assert urls.redacted(urls._parse("postgresql://u:p@[::1]:5433/d")) == "[::1]:5433/d"
@@ -70,7 +114,8 @@ def test_an_ipv6_host_and_a_socket_are_understood() -> None:
         f"postgresql://u:{SECRET}@h:0/d",
         f"postgresql://u:{SECRET}@h:port/d",
         f"postgresql://u:{SECRET}@h1:1,h2:2/d",
-        f"postgresql://u:{SECRET}@h/d?pgbouncer=true",
+        f"postgresql://u:{SECRET}@h/d?connection_limit=5",
+        f"psql 'mysql://u:{SECRET}@h/d'",
         f"postgresql://u:{SECRET}%00@h/d",
         f"postgresql://u:a@b?{SECRET}@h/d?bad=1",
         f"{SECRET}://u:{SECRET} @h",
@@ -130,6 +175,10 @@ class TestUnderLangflowsOwnCheck:
     def test_a_socket_is_refused(self) -> None:
         with pytest.raises(InvalidInput, match="network host"):
             urls.parse_database_url(f"postgresql://u:{SECRET}@/d?host=/run/postgresql")
+
+    def test_a_socket_in_place_of_the_host_is_refused_too(self) -> None:
+        with pytest.raises(InvalidInput, match="network host"):
+            urls.parse_database_url(f"postgresql://u:{SECRET}@%2Frun%2Fpostgresql/d")
 
     def test_a_parameter_cannot_lead_past_the_host_that_was_checked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LANGFLOW_SSRF_ALLOWED_HOSTS", "127.0.0.1")

@@ -34,9 +34,11 @@ class CircuitBreaker:
     Attributes:
         state: Where it stands.
         opened: How often it has opened.
+        longest_s: Seconds from opening to a probe at most; a minute, unless the service is one that can be asked more
+            often.
     """
 
-    __slots__ = ("_answers", "_open_s", "_probe_at", "_probing", "opened", "state")
+    __slots__ = ("_answers", "_open_s", "_probe_at", "_probing", "longest_s", "opened", "state")
 
     def __init__(self) -> None:
         self._answers: deque[bool] = deque(maxlen=WINDOW)
@@ -45,6 +47,7 @@ class CircuitBreaker:
         self._probing = False
         self.state = BreakerState.CLOSED
         self.opened = 0
+        self.longest_s = MAX_OPEN_S
 
     def opens_at(self) -> float | None:
         """The time from which a caller can be admitted; None where that is now."""
@@ -93,5 +96,5 @@ class CircuitBreaker:
     def _open(self, now: float) -> None:
         self.state = BreakerState.OPEN
         self.opened += 1
-        self._probe_at = now + self._open_s
+        self._probe_at = now + min(self._open_s, self.longest_s)
         self._answers.clear()

@@ -3,11 +3,13 @@
 Two sources, both read in the server's process and out of reach for flows:
 
 * Environment variables for every guard: ``SLUICE_MAX_CONCURRENCY``, ``SLUICE_REQUESTS_PER_MINUTE``,
-  ``SLUICE_TOKENS_PER_MINUTE``, ``SLUICE_MAX_QUEUE``, ``SLUICE_QUEUE_TIMEOUT`` (seconds).
+  ``SLUICE_TOKENS_PER_MINUTE``, ``SLUICE_MAX_QUEUE``, ``SLUICE_QUEUE_TIMEOUT`` (seconds); and one for the process:
+  ``SLUICE_MAX_DB_CONNECTIONS``, the connections to all databases together.
 * A TOML file named by ``SLUICE_LIMITS_FILE``, read again when it changes::
 
     [limits]                    # every guard
     max_queue = 500
+    max_db_connections = 40     # the whole process
 
     [[guard]]                   # guards whose name fits the pattern (*, ?, [..] as in a shell)
     name = "api.openai.com*"
@@ -46,6 +48,7 @@ _NAMES = {
     "max_queue": "max_queue",
     "queue_timeout": "queue_timeout_s",
 }
+_DB_CONNECTIONS = "max_db_connections"
 NO_LIMITS = GuardSettings(**dict.fromkeys(_NAMES.values(), 0))  # type: ignore[arg-type]
 
 
@@ -63,10 +66,12 @@ class OperatorLimits:
     Attributes:
         everywhere: Limits of every guard.
         rules: Limits and sharing of guards by name.
+        db_connections: Connections to databases that the process may have open; 0 for as many as pools ask for.
     """
 
     everywhere: GuardSettings = NO_LIMITS
     rules: tuple[_Rule, ...] = ()
+    db_connections: int = 0
 
     def ceiling(self, name: str) -> GuardSettings:
         """The limits of a guard; 0 where the operator sets none."""
@@ -78,6 +83,9 @@ class OperatorLimits:
         return any(rule.shared and fnmatch.fnmatchcase(name, rule.pattern) for rule in self.rules)
 
 
+_NOTHING = OperatorLimits()
+
+
 def operator_limits() -> OperatorLimits:
     """The rules in force now.
 
@@ -87,17 +95,47 @@ def operator_limits() -> OperatorLimits:
     """
     values = {key: os.environ.get(f"SLUICE_{key.upper()}", "") for key in _NAMES}
     everywhere = _settings({key: _number(f"SLUICE_{key.upper()}", text) for key, text in values.items() if text})
+    from_file = _file()
+    return OperatorLimits(everywhere.tighter(from_file.everywhere), from_file.rules, _db_connections(from_file))
+
+
+def max_db_connections() -> int:
+    """Connections to databases that this process may have open now; 0 for as many as its pools ask for.
+
+    Raises:
+        InvalidInput: The variable or the file is wrong.
+    """
+    return _db_connections(_file())
+
+
+def _db_connections(from_file: OperatorLimits) -> int:
+    variable = f"SLUICE_{_DB_CONNECTIONS.upper()}"
+    text = os.environ.get(variable, "")
+    limit = _checked_connections(variable, _number(variable, text)) if text else 0
+    return (
+        min(limit, from_file.db_connections)
+        if limit and from_file.db_connections
+        else limit or from_file.db_connections
+    )
+
+
+def _checked_connections(field: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput.of(field, value, "it counts connections", fix="Set it to a whole number; 0 is no limit.")
+    return value
+
+
+def _file() -> OperatorLimits:
     path = os.environ.get(FILE_VARIABLE, "")
     if not path:
-        return OperatorLimits(everywhere)
+        return _NOTHING
     try:
         changed = Path(path).stat().st_mtime_ns
     except OSError as exc:
         raise InvalidInput.of(
             FILE_VARIABLE, path, f"it cannot be read ({exc.strerror})", fix="Name a TOML file."
         ) from None
-    from_file = _read(path, changed)
-    return OperatorLimits(everywhere.tighter(from_file.everywhere), from_file.rules)
+    return _read(path, changed)
 
 
 @functools.lru_cache(maxsize=4)
@@ -120,13 +158,15 @@ def _read(path: str, changed: int) -> OperatorLimits:  # noqa: ARG001 - part of 
             field = f"{path}: shared"
             raise InvalidInput.of(field, shared, "it is a switch", fix="Use true or false.")
         rules.append(_Rule(pattern, _limits(path, table), shared))
-    return OperatorLimits(_limits(path, content.get("limits", {})), tuple(rules))
+    everywhere = dict(content.get("limits", {}))
+    connections = _checked_connections(f"{path}: {_DB_CONNECTIONS}", everywhere.pop(_DB_CONNECTIONS, 0))
+    return OperatorLimits(_limits(path, everywhere), tuple(rules), connections)
 
 
 def _limits(path: str, table: dict[str, Any]) -> GuardSettings:
     for key, value in table.items():
         if key not in _NAMES:
-            fix = f"Use one of {', '.join(_NAMES)}."
+            fix = f"Use one of {', '.join(_NAMES)}, or {_DB_CONNECTIONS} in [limits]."
             field = f"{path}: {key}"
             raise InvalidInput.of(field, value, "there is no such limit", fix=fix)
     return _settings(table)

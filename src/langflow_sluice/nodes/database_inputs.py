@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from lfx.io import FloatInput, HandleInput, IntInput, SecretStrInput, StrInput
+from lfx.io import BoolInput, DropdownInput, FloatInput, HandleInput, IntInput, SecretStrInput, StrInput
 from lfx.utils.secrets import secret_value_to_str
 
+from langflow_sluice.errors import InvalidInput
 from langflow_sluice.nodes.guard_inputs import guard_of, number, priority_of
 from langflow_sluice.postgres.settings import PoolSettings
-from langflow_sluice.postgres.url import fingerprint, parse_database_url, redacted
+from langflow_sluice.postgres.url import fingerprint, is_pooled, parse_database_url, redacted
 
 if TYPE_CHECKING:
     from lfx.custom.custom_component.component import Component
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
 
     from langflow_sluice.guard import Guard, Priority
 
+_PGBOUNCER = ("auto", "on", "off")
 
-def collection_inputs() -> list[InputTypes]:
-    """Database, collection and embeddings."""
+
+def collection_inputs(*, needs_embedding: bool = True) -> list[InputTypes]:
+    """Database, collection and embeddings.
+
+    Args:
+        needs_embedding: Whether the node can do nothing without embeddings.
+    """
     inputs = [
         SecretStrInput(
             name="database_url",
@@ -37,7 +44,7 @@ def collection_inputs() -> list[InputTypes]:
             required=True,
             info="Name of the collection; its table is named like it.",
         ),
-        HandleInput(name="embedding", display_name="Embedding", input_types=["Embeddings"], required=True),
+        HandleInput(name="embedding", display_name="Embedding", input_types=["Embeddings"], required=needs_embedding),
     ]
     return cast("list[InputTypes]", inputs)
 
@@ -73,12 +80,28 @@ def pool_inputs() -> list[InputTypes]:
             advanced=True,
             info="Age in seconds at which a connection is replaced. 0: never.",
         ),
+        BoolInput(
+            name="pool_pre_ping",
+            display_name="Pool Pre-Ping",
+            value=True,
+            advanced=True,
+            info="Test a connection that was idle for a while before it is used again.",
+        ),
         FloatInput(
             name="statement_timeout",
             display_name="Statement Timeout",
             value=30,
             advanced=True,
             info="Seconds after which PostgreSQL ends a statement. 0: the server's setting.",
+        ),
+        DropdownInput(
+            name="pgbouncer",
+            display_name="PgBouncer Mode",
+            options=list(_PGBOUNCER),
+            value="auto",
+            advanced=True,
+            info="Nothing prepared, settings only inside transactions: for PgBouncer and other poolers that hand each "
+            "transaction to another session. Auto: found out on the first connection.",
         ),
     ]
     return cast("list[InputTypes]", inputs)
@@ -108,12 +131,19 @@ def database_of(component: Component) -> Database:
         InvalidInput: One of the inputs is wrong; names it, never with the password.
     """
     url = parse_database_url(secret_value_to_str(component.database_url) or "")
+    mode = component.pgbouncer or "auto"
+    if mode not in _PGBOUNCER:
+        fix = f"Choose one of {', '.join(_PGBOUNCER)}."
+        raise InvalidInput.of("pgbouncer", mode, "there is no such mode", fix=fix)
     settings = PoolSettings(
         pool_size=number(component.pool_size),
         max_overflow=number(component.max_overflow),
         pool_timeout_s=number(component.pool_timeout),
         pool_recycle_s=number(component.pool_recycle),
         statement_timeout_s=number(component.statement_timeout),
+        pre_ping=bool(component.pool_pre_ping),
+        pgbouncer=mode == "on" or (mode == "auto" and is_pooled(url)),
+        detect_pgbouncer=mode == "auto",
     )
     guard = guard_of(component, f"{redacted(url)} ({fingerprint(url)[:12]})")
     return Database(url, settings, guard, priority_of(component))

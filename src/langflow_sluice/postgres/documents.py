@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.postgres import vectors
-from langflow_sluice.postgres.layout import as_json, is_storable
+from langflow_sluice.postgres.names import as_json, is_storable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,18 +94,25 @@ def prepare(index: int, row: DocumentRow, *, dimensions: int, column_type: str) 
     problem, metadata = as_json(row.metadata)
     if problem:
         return RowFailure(index, f"The metadata {problem}.")
-    problem = vectors.problem_of(row.embedding)
-    if not problem and len(row.embedding) != dimensions:
-        problem = f"has {len(row.embedding)} dimensions, those of the collection have {dimensions}"
-    if problem:
-        return RowFailure(index, f"The embedding {problem}.")
-    try:
-        embedding = vectors.encode(row.embedding, column_type)
-    except OverflowError:
-        return RowFailure(index, f"The embedding holds a number too large for the type {column_type}.")
+    embedding = encoded(index, row.embedding, dimensions=dimensions, column_type=column_type)
+    if isinstance(embedding, RowFailure):
+        return embedding
     # The byte between cannot occur in the content, so no two rows have the same input.
     identity = hashlib.sha256(row.content.encode() + b"\0" + metadata.encode()).digest()
     return PreparedRow(index, identity, row.content, metadata, embedding)
+
+
+def encoded(index: int, embedding: Sequence[float], *, dimensions: int, column_type: str) -> EncodedVector | RowFailure:
+    """The part of ``prepare`` that is about the embedding."""
+    problem = vectors.problem_of(embedding)
+    if not problem and len(embedding) != dimensions:
+        problem = f"has {len(embedding)} dimensions, those of the collection have {dimensions}"
+    if problem:
+        return RowFailure(index, f"The embedding {problem}.")
+    try:
+        return vectors.encode(embedding, column_type)
+    except OverflowError:
+        return RowFailure(index, f"The embedding holds a number too large for the type {column_type}.")
 
 
 def _problem_of_content(content: Any) -> str:

@@ -1,4 +1,4 @@
-"""Database engines shared by all flows of the process: one for each loop, database, credential and pool settings."""
+"""Database engines shared by all flows of the process: one for each database, credential and pool settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import atexit
 import os
 import threading
+import time
 import weakref
-from collections import OrderedDict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -17,9 +17,13 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
+from langflow_sluice.errors import PoolTimeout
 from langflow_sluice.postgres import vectors
 from langflow_sluice.postgres.failures import translate
+from langflow_sluice.postgres.opening import APPLICATION_NAME, Opener, arguments_of, local_settings
+from langflow_sluice.postgres.permits import Holding
 from langflow_sluice.postgres.pool import BoundedPool
+from langflow_sluice.postgres.roster import Roster
 from langflow_sluice.postgres.settings import PoolSettings
 from langflow_sluice.postgres.url import fingerprint, redacted
 
@@ -30,9 +34,20 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-# Engines kept for this process; more only while more are in use at the same time.
-MAX_ENGINES = 16
-APPLICATION_NAME = "sluice"
+__all__ = [
+    "APPLICATION_NAME",
+    "PoolStatistics",
+    "connection",
+    "dispose_all",
+    "engine_for",
+    "local_settings",
+    "pool_of",
+    "pool_statistics",
+    "writing",
+]
+
+# Pools with connections at a time; a further one waits until one of them is not in use.
+MAX_POOLS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,8 @@ class PoolStatistics:
         idle: Connections open and not in use.
         overflow: Open connections beyond ``pool_size``.
         waiting: Callers that wait for a connection.
+        writing: Callers that write or build an index, out of the writers' share.
+        pgbouncer: Whether it works in PgBouncer mode, because it was told to or has found a pooler.
     """
 
     label: str
@@ -56,78 +73,48 @@ class PoolStatistics:
     idle: int
     overflow: int
     waiting: int
+    writing: int
+    pgbouncer: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    loop: int
     database: str
     settings: PoolSettings
 
 
 class _Engines:
-    """The engines of one process; any thread. Decides under its lock, closes outside of it."""
+    """The engines of one process; any thread."""
 
     def __init__(self) -> None:
+        self.roster = Roster(MAX_POOLS)
         self._lock = threading.Lock()
-        self._engines: OrderedDict[_Key, AsyncEngine] = OrderedDict()
+        # One pool for a key, for as long as anybody holds it: a second one would have limits of its own.
+        self._pools: weakref.WeakValueDictionary[_Key, BoundedPool] = weakref.WeakValueDictionary()
+        self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
     def get(self, url: URL, settings: PoolSettings) -> AsyncEngine:
+        self.roster.heed_operator()
         loop = asyncio.get_running_loop()
-        key = _Key(id(loop), fingerprint(url), settings)
-        surplus: list[BoundedPool] = []
+        key = _Key(fingerprint(url), settings)
         with self._lock:
-            engine = self._engines.get(key)
-            # An id is free for others once its loop is gone.
-            if engine is None or pool_of(engine).loop is not loop:
-                surplus += self._pop_closed()
-                engine = self._engines[key] = _create(url, settings, key.database)
-                surplus += self._pop_surplus(key)
-                weakref.finalize(loop, self.sweep).atexit = False
-            self._engines.move_to_end(key)
-        for pool in surplus:
-            pool.retire()
-        return engine
-
-    def sweep(self) -> None:
-        """Closes what loops that are closed have left behind, unless the lock is taken: then the next one does."""
-        # The garbage collector calls this too, in the middle of anything, also of what holds the lock.
-        if not self._lock.acquire(blocking=False):
-            return
-        try:
-            closed = self._pop_closed()
-        finally:
-            self._lock.release()
-        for pool in closed:
-            pool.retire()
-
-    def pools(self) -> list[BoundedPool]:
-        with self._lock:
-            return [pool_of(engine) for engine in self._engines.values()]
-
-    def clear(self) -> None:
-        with self._lock:
-            pools = [pool_of(engine) for engine in self._engines.values()]
-            self._engines.clear()
-        for pool in pools:
-            pool.retire()
-
-    def _pop_closed(self) -> list[BoundedPool]:
-        closed = [key for key, engine in self._engines.items() if pool_of(engine).loop is None]
-        return [pool_of(self._engines.pop(key)) for key in closed]
-
-    def _pop_surplus(self, newest: _Key) -> list[BoundedPool]:
-        idle = [key for key, engine in self._engines.items() if key != newest and pool_of(engine).is_idle]
-        return [pool_of(self._engines.pop(key)) for key in idle[: max(0, len(self._engines) - MAX_ENGINES)]]
+            if loop not in self._loops:
+                self._loops.add(loop)
+                weakref.finalize(loop, self.roster.sweep).atexit = False
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = self._pools[key] = _create(url, settings, key.database, self.roster)
+                self.roster.add(pool)
+        self.roster.touch(pool)
+        return pool.engine
 
 
 def engine_for(url: URL, settings: PoolSettings | None = None) -> AsyncEngine:
-    """The engine for a database, made on first use; call it from a coroutine, on the loop that will use the engine.
+    """The engine for a database, made on first use; call it from a coroutine.
 
-    Ask for it each time instead of keeping it: an engine that nobody asked for may be retired to make room, after
-    which its connections are closed as they come back. The same call on another loop returns another engine, since
-    sockets belong to their loop; a loop's connections are closed when it is closed and collected, or the next time
-    anybody makes an engine. A forked child starts with none.
+    All loops and threads share it: its connections serve whichever asks next, and what a loop holds when it is closed
+    is closed and given back. Ask for it each time instead of keeping it: that is how the pools know which of them was
+    not needed for longest. A forked child starts with none.
 
     The engine is in autocommit, with the setting ``statement_timeout``; each database and credential shows up in
     ``pg_stat_activity`` as application ``sluice`` unless the address says otherwise.
@@ -135,22 +122,33 @@ def engine_for(url: URL, settings: PoolSettings | None = None) -> AsyncEngine:
     Args:
         url: From ``parse_database_url``.
         settings: Limits of its pool; the defaults unless given.
+
+    Raises:
+        InvalidInput: The operator's limits cannot be read.
     """
     return _engines.get(url, settings or PoolSettings())
 
 
 @asynccontextmanager
-async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
+async def connection(
+    engine: AsyncEngine, *, for_writing: bool = False
+) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
     """Lends the driver's connection, in autocommit, without SQLAlchemy's result layers on top.
 
     It goes back to the pool at the end of the block, cancelled or not; one whose transaction was left open is closed
     instead. Giving back never suspends, so it cannot be interrupted.
+
+    Args:
+        engine: From ``engine_for``.
+        for_writing: Whether it is used for an ingestion; all other uses slow ingestions down a little.
 
     Raises:
         PoolTimeout: No connection came free in time, or too many wait already.
         DatabaseError: No connection could be opened; the subclass says why.
     """
     pool = pool_of(engine)
+    if not for_writing:
+        pool.read_at = time.monotonic()
     try:
         lent = await greenlet_spawn(engine.sync_engine.raw_connection)
     except Exception as exc:  # noqa: BLE001 - one function knows all errors
@@ -165,6 +163,39 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection[tuple
             lent.close()  # our pool only passes it on, without I/O
 
 
+@asynccontextmanager
+async def writing(engine: AsyncEngine, *, building: bool = False) -> AsyncIterator[None]:
+    """A place among those who write, to be taken before a connection, and before a slot of the guard.
+
+    Writers have a quarter of the connections between them, at least one, whatever loops they run on, so that reading
+    has the rest; and since nobody waits in here with a slot of the guard, they take no more of those either.
+
+    Args:
+        engine: From ``engine_for``.
+        building: Whether for an index, which takes long: one a pool, beside the others where there is room.
+
+    Raises:
+        PoolTimeout: Others write for longer than ``pool_timeout``, or too many wait already.
+    """
+    pool = pool_of(engine)
+    caller = Holding()
+    budgets = [pool.budget, *([pool.roster.budget] if pool.roster.is_limited else [])]
+    try:
+        for budget in budgets:
+            permits = budget.builds if building else budget.writes
+            if not await greenlet_spawn(pool.ask, caller, permits, pool.settings.pool_timeout_s):
+                msg = (
+                    f"{permits.out} others {'build an index' if building else 'write'} over the pool of {pool.label},"
+                    f" which is all that may at a time, and {permits.waiting} wait; none came to its end within"
+                    f" pool_timeout ({pool.settings.pool_timeout_s:g} s)."
+                )
+                raise PoolTimeout(msg, hint="Write less at once, or raise pool_size, max_overflow or pool_timeout.")
+            pool.track(caller)
+        yield
+    finally:
+        pool.end(caller)
+
+
 def pool_of(engine: AsyncEngine) -> BoundedPool:
     """The pool of an engine made by ``engine_for``."""
     return cast("BoundedPool", engine.sync_engine.pool)
@@ -172,7 +203,8 @@ def pool_of(engine: AsyncEngine) -> BoundedPool:
 
 def pool_statistics() -> list[PoolStatistics]:
     """A snapshot of all pools of the process, the one used last at the end; any thread."""
-    _engines.sweep()
+    roster = _engines.roster
+    roster.sweep()
     return [
         PoolStatistics(
             label=pool.label,
@@ -182,65 +214,45 @@ def pool_statistics() -> list[PoolStatistics]:
             idle=pool.checkedin(),
             overflow=pool.overflow(),
             waiting=pool.waiting,
+            writing=pool.writing,
+            pgbouncer=pool.settings.pgbouncer,
         )
-        for pool in _engines.pools()
+        for pool in roster.pools()
     ]
 
 
 def dispose_all() -> None:
-    """Closes all engines of the process; any thread.
+    """Closes all pools of the process; any thread.
 
-    Idle connections are closed now (those of another thread's loop as soon as it gets to it), connections in use when
-    their users give them back. The next ``engine_for`` makes a new engine.
+    Idle connections are closed now, connections in use when their users give them back.
     """
-    _engines.clear()
+    _engines.roster.clear()
 
 
-def _create(url: URL, settings: PoolSettings, identity: str) -> AsyncEngine:
-    arguments: dict[str, Any] = {}
-    if "connect_timeout" not in url.query:
-        arguments["connect_timeout"] = settings.connect_timeout_s
-    if "application_name" not in url.query:
-        arguments["application_name"] = APPLICATION_NAME
-    if settings.pgbouncer:
-        # The next transaction may run on another server connection, which knows nothing of what was prepared.
-        arguments["prepare_threshold"] = None
-    else:
-        arguments["options"] = " ".join(filter(None, (str(url.query.get("options", "")), _options(settings))))
+def _create(url: URL, settings: PoolSettings, identity: str, roster: Roster) -> BoundedPool:
+    # The address's own options go with ours, if at all.
     engine = create_async_engine(
-        url,
+        url.difference_update_query(["options"]),
         poolclass=BoundedPool,
-        pool_recycle=settings.pool_recycle_s or -1,
         pool_pre_ping=settings.pre_ping,
         pool_reset_on_return=None,  # connection() hands back none with an open transaction, so nothing is to roll back
         isolation_level="AUTOCOMMIT",
-        connect_args=arguments,
+        connect_args=arguments_of(url, settings),
         hide_parameters=True,
         use_native_hstore=False,
     )
     pool = pool_of(engine)
-    pool.settings, pool.label, pool.fingerprint = settings, redacted(url), identity
+    pool.configure(settings, redacted(url), identity, roster)
+    pool.engine = engine
 
-    def opened(adapted: Any, _record: Any) -> None:
-        driver = adapted.driver_connection
-        pool.opened(driver)
-        vectors.register(driver)
+    def opened(adapted: Any, record: Any) -> None:
+        vectors.register(adapted.driver_connection)
+        pool.opened(record)
 
+    event.listen(engine.sync_engine, "do_connect", Opener(pool, url))
     event.listen(engine.sync_engine, "connect", opened)
-    return engine
-
-
-def local_settings(settings: PoolSettings) -> str:
-    """What PgBouncer mode says at the start of each transaction instead of at connect."""
-    return (
-        f"SET LOCAL statement_timeout = {settings.statement_timeout_ms}; SET LOCAL hnsw.iterative_scan = strict_order"
-    )
-
-
-def _options(settings: PoolSettings) -> str:
-    # Without an iterative scan an index gives at most hnsw.ef_search rows, and fewer under a filter.
-    timeout = f"-c statement_timeout={settings.statement_timeout_ms} " if settings.statement_timeout_s else ""
-    return f"{timeout}-c hnsw.iterative_scan=strict_order"
+    event.listen(engine.sync_engine, "close", lambda _, record: pool.closing(record))
+    return pool
 
 
 _engines = _Engines()

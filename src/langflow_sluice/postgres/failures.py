@@ -20,6 +20,12 @@ class DatabaseUnavailable(DatabaseError):
     code = "database_unavailable"
 
 
+class MissingDatabase(DatabaseError):
+    """The server is there, but has no database of that name."""
+
+    code = "missing_database"
+
+
 class TooManyClients(DatabaseError):
     """The server (or the pooler in front) has no connection left for anybody."""
 
@@ -153,9 +159,7 @@ def _canceled(target: str, text: str) -> SluiceError:
 
 
 def _no_such_database(target: str, text: str) -> SluiceError:
-    return DatabaseUnavailable(
-        f"The server has no database for {target}: {text}", hint="Check the end of database_url."
-    )
+    return MissingDatabase(f"The server has no database for {target}: {text}", hint="Check the end of database_url.")
 
 
 def _no_table(target: str, text: str) -> SluiceError:
@@ -189,7 +193,8 @@ def _protocol(target: str, text: str) -> SluiceError:
         )
     if "startup parameter" in text:
         return DatabaseError(
-            f"The pooler in front of {target} refuses settings at connect: {text}", hint="Turn on PgBouncer mode."
+            f"The pooler in front of {target} refuses settings at connect: {text}",
+            hint="Turn on PgBouncer mode, and leave out of database_url what it names.",
         )
     return DatabaseError(f"{target} broke the protocol: {text}", hint="Is that a PostgreSQL server?")
 
@@ -204,6 +209,10 @@ _UNREACHABLE = "08006"
 _CONNECT_WORDS: tuple[tuple[str, str], ...] = (
     ("query_wait_timeout", "08P01"),
     ("unsupported startup parameter", "08P01"),
+    ("server login has been failing", "08006"),
+    ("cannot connect to server", "08006"),
+    ("no such database", "3D000"),
+    ("no such user", "28P01"),
     ("too many clients", "53300"),
     ("too many connections", "53300"),
     ("remaining connection slots", "53300"),

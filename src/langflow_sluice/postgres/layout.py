@@ -1,212 +1,311 @@
-"""Where a collection's rows lie: our own table, or the two tables of LangChain's stock PGVector."""
+"""Where a collection's rows lie: our own table, the two of LangChain's stock PGVector, or any table or view."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy.dialects import postgresql
-
 from langflow_sluice.errors import DatabaseError, InvalidInput
-from langflow_sluice.postgres import failures
+from langflow_sluice.postgres import catalog, failures
+from langflow_sluice.postgres.names import checked_name, quote, quote_text
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from psycopg import AsyncConnection
 
-# PostgreSQL cuts longer names without a word (NAMEDATALEN - 1), so that two collections could become one.
-MAX_NAME_BYTES = 63
+    from langflow_sluice.postgres.catalog import Catalog, Table
+
 # Another process may create, rewrite or drop a collection; what we know of it is looked up again after this.
 LAYOUT_TTL_S = 60.0
 MAX_LAYOUTS = 1024
-
-STOCK_COLLECTIONS = "langchain_pg_collection"
-STOCK_EMBEDDINGS = "langchain_pg_embedding"
+# Ways of reading one collection that are remembered: with or without vectors, by these columns or those.
+MAX_VARIANTS = 16
 OWN_COLUMNS = frozenset({"content_hash", "content", "metadata", "embedding"})
-
-_preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+# The text search configuration of collections that say nothing else.
+DEFAULT_LANGUAGE = "english"
+# PostgreSQL refuses to make a tsvector of a text whose words take more than 1 MB; the start of a very long one will do.
+INDEXED_CHARACTERS = 200_000
+_JSON_TYPES = frozenset({"json", "jsonb"})
+_VECTOR_TYPES = frozenset({"vector", "halfvec"})
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How to read one collection.
+class Columns:
+    """Which columns of a table that is none of ours to read.
 
     Attributes:
-        kind: ``own`` (one table, typed columns) or ``stock`` (LangChain's PGVector).
-        relation: The table in SQL, quoted.
-        column_type: pgvector's type of the embeddings: ``vector`` or ``halfvec``.
-        dimensions: Length of the embeddings; ``None`` while a stock collection is empty.
-        extension_schema: Schema of pgvector, quoted; it need not be on the search path.
-        stock_id: The stock collection's id; empty for our own.
+        content: Column of the text.
+        embedding: Column of the vectors; keyword searches do without it.
+        metadata: Columns that tell about the text: the fields of a JSON object, or one field named like the column.
+
+    Raises:
+        InvalidInput: PostgreSQL cannot store such a name.
     """
 
-    kind: Literal["own", "stock"]
+    content: str = "content"
+    embedding: str = "embedding"
+    metadata: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checked_name("content_column", self.content)
+        checked_name("embedding_column", self.embedding)
+        for name in self.metadata:
+            checked_name("metadata_columns", name)
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataColumn:
+    """A column that metadata is read from.
+
+    Attributes:
+        name: Its name.
+        type: Its type's name; the fields of ``json`` and ``jsonb`` are fields of the metadata.
+    """
+
+    name: str
+    type: str
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it holds fields, instead of being one."""
+        return self.type in _JSON_TYPES
+
+    @property
+    def column(self) -> str:
+        """The column in SQL."""
+        return f"r.{quote(self.name)}"
+
+    @property
+    def value(self) -> str:
+        """What it holds in SQL, as JSON, in which all types look alike."""
+        return self.column if self.is_json else f"to_jsonb({self.column})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # itself, not its fields, is the key of the statements made for it
+class Layout:
+    """How to read one collection. All SQL in it calls the relation ``r``.
+
+    Attributes:
+        kind: ``own`` (one table, typed columns), ``stock`` (LangChain's PGVector), or any ``table`` or view.
+        relation: The table in SQL, quoted.
+        column_type: pgvector's type of the embeddings: ``vector`` or ``halfvec``; empty if they were not looked at.
+        dimensions: Length of the embeddings; ``None`` if the type leaves it open and there are no rows yet.
+        extension_schema: Schema of pgvector, quoted; it need not be on the search path.
+        stock_id: The stock collection's id; empty for others.
+        content: The text in SQL.
+        embedding: The embedding in SQL.
+        metadata: Where the metadata lies; of fields with the same name a later JSON column's counts, and a column's own
+            name before both.
+        has_row_ids: Whether rows have ``tableoid`` and ``ctid``, which a view's have not.
+        is_approximate: Whether an index may answer that does not find all rows.
+        tsvector: The words of the text in SQL.
+        text_config: The text search configuration they were made with, in SQL.
+    """
+
+    kind: Literal["own", "stock", "table"]
     relation: str
     column_type: str
     dimensions: int | None
     extension_schema: str
     stock_id: str = ""
-
-
-def quote(name: str) -> str:
-    """A name as an identifier in a statement that is executed with parameters (so ``%`` is doubled)."""
-    return str(_preparer.quote_identifier(name))
-
-
-def checked_name(field: str, name: Any) -> str:
-    """The name of a table or schema as given, if PostgreSQL can store it as it is.
-
-    Any characters will do, since names are always quoted.
-
-    Raises:
-        InvalidInput: It is no text, empty, longer than 63 bytes, or holds what PostgreSQL cannot store.
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise InvalidInput.of(field, name, "it is empty", fix=f"Enter a name for {field}.")
-    if "\0" in name or not is_storable(name):
-        raise InvalidInput.of(field, name, "it holds characters that PostgreSQL cannot store", fix="Remove them.")
-    size = len(name.encode())
-    if size > MAX_NAME_BYTES:
-        problem = f"it takes {size} bytes and PostgreSQL cuts names after {MAX_NAME_BYTES}"
-        raise InvalidInput.of(field, name, problem, fix="Choose a shorter name.")
-    return name
-
-
-# One statement tells all, so that a cold first search costs one round trip more, not five. A vector's typmod is its
-# number of dimensions.
-_LOOK = f"""
-SELECT
-  (SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'),
-  (SELECT jsonb_object_agg(a.attname, jsonb_build_array(t.typname, a.atttypmod))
-     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-     JOIN pg_type t ON t.oid = a.atttypid
-    WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-      AND a.attnum > 0 AND NOT a.attisdropped),
-  (SELECT count(*) = 2 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(schema)s AND c.relname IN ('{STOCK_COLLECTIONS}', '{STOCK_EMBEDDINGS}'))
-"""  # noqa: S608 - our own names
+    content: str = 'r."content"'
+    embedding: str = 'r."embedding"'
+    metadata: tuple[MetadataColumn, ...] = (MetadataColumn("metadata", "jsonb"),)
+    has_row_ids: bool = True
+    is_approximate: bool = True
+    tsvector: str = 'r."content_tsv"'
+    text_config: str = f"'{DEFAULT_LANGUAGE}'::regconfig"
 
 
 async def find_layout(
-    connection: AsyncConnection[tuple[Any, ...]], *, target: str, schema: str, collection: str
+    connection: AsyncConnection[tuple[Any, ...]],
+    *,
+    target: str,
+    schema: str,
+    collection: str,
+    columns: Columns | None = None,
+    language: str = "",
+    vectors: bool = True,
 ) -> Layout | None:
     """Looks up how a collection is stored; reads the catalog only and creates nothing.
 
-    Our own table wins over a stock collection of the same name.
+    Our own table wins over a stock collection of the same name; with ``columns`` it is a table in any case.
+
+    Args:
+        connection: Any.
+        target: The database as ``host:port/database``, for errors.
+        schema: Schema of the collection's table.
+        collection: Its name.
+        columns: Which columns to read of a table that is none of ours.
+        language: Text search configuration where the collection does not tell its own; empty for English.
+        vectors: Whether embeddings are needed; keyword searches work without them, and without pgvector.
 
     Returns:
         The layout, or ``None`` if there is no such collection.
 
     Raises:
         DatabaseError: pgvector is missing, or a table of that name is no collection.
+        InvalidInput: A column is missing or of the wrong type, or there is no such language.
     """
-    found = await (await connection.execute(_LOOK, {"schema": schema, "name": collection})).fetchone()
-    extension, columns, has_stock = found or (None, None, False)
-    if extension is None:
+    known = await catalog.look(connection, schema=schema, table=collection)
+    if vectors and known.extension_schema is None:
         raise failures.missing_extension(target)
-    if columns and columns.keys() >= OWN_COLUMNS:
-        kind, dimensions = columns["embedding"]
-        return Layout("own", f"{quote(schema)}.{quote(collection)}", kind, dimensions, quote(extension))
-    if has_stock:
-        stock = await _find_stock(connection, schema, collection, quote(extension))
-        if stock is not None:
-            return stock
-    if columns:
-        missing = ", ".join(sorted(OWN_COLUMNS - columns.keys()))
-        msg = f"The table {collection!r} in {target} is no collection of ours: it lacks {missing}."
-        raise DatabaseError(msg, hint="Choose another collection_name.")
-    return None
+    if language and language not in known.text_configs:
+        names = ", ".join(sorted(known.text_configs))
+        raise InvalidInput.of("language", language, f"{target} has no such language", fix=f"It has {names}.")
+    table = known.tables.get(collection)
+    finder = _Finder(known, schema, language, vectors=vectors, what=f"{collection!r} in {target}")
+    if columns is not None:
+        layout = finder.table(collection, table, columns) if table else None
+    elif table and table.columns.keys() >= OWN_COLUMNS:
+        layout = finder.own(collection, table)
+    else:
+        layout = await finder.stock(connection, collection)
+        if layout is None and table:
+            missing = ", ".join(sorted(OWN_COLUMNS - table.columns.keys()))
+            msg = f"The table {collection!r} in {target} is no collection of ours: it lacks {missing}."
+            hint = "Choose another collection_name; to search it, name its columns in content_column, embedding_column."
+            raise DatabaseError(msg, hint=hint)
+    if layout is None or layout.dimensions is not None or not vectors or layout.kind == "stock":
+        return layout
+    return replace(layout, dimensions=await _dimensions(connection, layout))
 
 
-async def _find_stock(
-    connection: AsyncConnection[tuple[Any, ...]], schema: str, collection: str, extension: str
-) -> Layout | None:
-    relation = f"{quote(schema)}.{STOCK_EMBEDDINGS}"
-    found = await connection.execute(
-        f"SELECT c.uuid::text, (SELECT {extension}.vector_dims(e.embedding) FROM {relation} e"  # noqa: S608 - quoted
-        f" WHERE e.collection_id = c.uuid AND e.embedding IS NOT NULL LIMIT 1)"
-        f" FROM {quote(schema)}.{STOCK_COLLECTIONS} c WHERE c.name = %s LIMIT 1",
-        (collection,),
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    """Makes layouts of what the catalog tells."""
+
+    known: Catalog
+    schema: str
+    language: str
+    vectors: bool
+    what: str
+
+    def own(self, collection: str, table: Table) -> Layout:
+        return self._layout("own", collection, table, Columns(metadata=("metadata",)))
+
+    def table(self, collection: str, table: Table, columns: Columns) -> Layout:
+        wanted = {"content_column": columns.content}
+        if self.vectors:
+            wanted["embedding_column"] = columns.embedding
+        for field, name in [*wanted.items(), *(("metadata_columns", name) for name in columns.metadata)]:
+            if name not in table.columns:
+                fix = f"It has {', '.join(sorted(table.columns))}."
+                raise InvalidInput.of(field, name, f"{self.what} has no such column", fix=fix)
+        content = table.columns[columns.content]
+        if not content.is_text:
+            problem = f"in {self.what} it is of type {content.type}, which is no text"
+            raise InvalidInput.of("content_column", columns.content, problem, fix="Name the column of the text.")
+        return self._layout("table", collection, table, columns)
+
+    async def stock(self, connection: AsyncConnection[tuple[Any, ...]], collection: str) -> Layout | None:
+        table = self.known.tables.get(catalog.STOCK_EMBEDDINGS)
+        if table is None or catalog.STOCK_COLLECTIONS not in self.known.tables:
+            return None
+        named = Columns("document", "embedding", ("cmetadata",))
+        if not table.columns.keys() >= {"collection_id", *named.metadata, named.content, named.embedding}:
+            return None
+        layout = self._layout("stock", catalog.STOCK_EMBEDDINGS, table, named)
+        dimensions = f"({_dimensions_of(layout)} AND r.collection_id = c.uuid LIMIT 1)" if self.vectors else "NULL"
+        found = await connection.execute(
+            f"SELECT c.uuid::text, {dimensions} FROM {quote(self.schema)}.{catalog.STOCK_COLLECTIONS} c"  # noqa: S608 - quoted
+            " WHERE c.name = %s LIMIT 1",
+            (collection,),
+        )
+        row = await found.fetchone()
+        return replace(layout, stock_id=row[0], dimensions=row[1]) if row else None
+
+    def _layout(self, kind: Literal["own", "stock", "table"], name: str, table: Table, columns: Columns) -> Layout:
+        embedding = table.columns.get(columns.embedding) if self.vectors else None
+        if embedding is not None and embedding.type not in _VECTOR_TYPES:
+            hint = "Sluice searches columns of type vector and halfvec."
+            problem = f"in {self.what} it is of type {embedding.type}"
+            if kind == "table":
+                raise InvalidInput.of("embedding_column", columns.embedding, problem, fix=hint)
+            msg = f"The embeddings of {self.what} are of type {embedding.type}."
+            raise DatabaseError(msg, hint=hint)
+        tsvector, config = self._words(table, columns.content)
+        return Layout(
+            kind,
+            f"{quote(self.schema)}.{quote(name)}",
+            embedding.type if embedding else "",
+            embedding.dimensions if embedding else None,
+            quote(self.known.extension_schema or "public"),
+            content=f"r.{quote(columns.content)}",
+            embedding=f"r.{quote(columns.embedding)}",
+            metadata=tuple(MetadataColumn(name, table.columns[name].type) for name in columns.metadata),
+            has_row_ids=table.has_row_ids,
+            is_approximate=table.is_approximate,
+            tsvector=tsvector,
+            text_config=config,
+        )
+
+    def _words(self, table: Table, content: str) -> tuple[str, str]:
+        """The words of the content in SQL, from an index if there is one, and their configuration."""
+        language = self.known.text_configs.get(self.language or DEFAULT_LANGUAGE, "simple")
+        ready = {name: column.text_config for name, column in table.columns.items() if column.type == "tsvector"}
+        # Of several we cannot know which is the content's, unless it is called so.
+        names = [f"{content}_tsv"] if f"{content}_tsv" in ready else list(ready)
+        if len(names) == 1:
+            name = names[0]
+            return f"r.{quote(name)}", f"{quote_text(ready[name] or language)}::regconfig"
+        column = f"r.{quote(content)}"
+        for config, indexed in table.text_indexes:
+            if indexed == content and (not self.language or self._means(config, language)):
+                return f"to_tsvector({quote_text(config)}::regconfig, {column})", f"{quote_text(config)}::regconfig"
+        config = f"{quote_text(language)}::regconfig"
+        return f"to_tsvector({config}, left({column}, {INDEXED_CHARACTERS}))", config
+
+    def _means(self, config: str, language: str) -> bool:
+        return config == language or self.known.text_configs.get(config) == language
+
+
+def _dimensions_of(layout: Layout) -> str:
+    return (
+        f"SELECT {layout.extension_schema}.vector_dims({layout.embedding}) FROM {layout.relation} r"  # noqa: S608 - quoted
+        f" WHERE {layout.embedding} IS NOT NULL"
     )
-    row = await found.fetchone()
-    return Layout("stock", relation, "vector", row[1], extension, stock_id=row[0]) if row else None
+
+
+async def _dimensions(connection: AsyncConnection[tuple[Any, ...]], layout: Layout) -> int | None:
+    found = await (await connection.execute(f"{_dimensions_of(layout)} LIMIT 1".encode(), ())).fetchone()
+    return found[0] if found else None
 
 
 class LayoutCache:
-    """Layouts by (database and credential, schema, collection), for all engines of the process; any thread."""
+    """Layouts by (database and credential, schema, collection), for all engines of the process; any thread.
+
+    One collection may be read in several ways; each ``variant`` is kept apart, and all are forgotten together.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str, str], tuple[Layout, float]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str], dict[Hashable, tuple[Layout, float]]] = OrderedDict()
 
-    def get(self, key: tuple[str, str, str]) -> Layout | None:
+    def get(self, key: tuple[str, str, str], variant: Hashable = None) -> Layout | None:
         """The layout if it is known and was looked up lately."""
-        known = self._known.get(key)
+        known = self._known.get(key, {}).get(variant)
         return known[0] if known and time.monotonic() < known[1] else None
 
-    def put(self, key: tuple[str, str, str], layout: Layout) -> None:
+    def put(self, key: tuple[str, str, str], layout: Layout, variant: Hashable = None) -> None:
         """Keeps a layout, and drops the oldest beyond the bound."""
         with self._lock:
-            self._known[key] = (layout, time.monotonic() + LAYOUT_TTL_S)
+            others = self._known.get(key, {})
+            # A new dictionary: somebody may be reading the old one.
+            kept = {each: known for each, known in others.items() if len(others) < MAX_VARIANTS and each != variant}
+            self._known[key] = {**kept, variant: (layout, time.monotonic() + LAYOUT_TTL_S)}
             self._known.move_to_end(key)
             while len(self._known) > MAX_LAYOUTS:
                 self._known.popitem(last=False)
 
     def forget(self, key: tuple[str, str, str]) -> None:
-        """Drops a layout that turned out wrong or was changed."""
+        """Drops what is known of a collection that was changed, or turned out otherwise."""
         with self._lock:
             self._known.pop(key, None)
 
 
 layouts = LayoutCache()
-
-
-def containment(filter_: Any) -> str:
-    """A metadata filter ``{name: value, ...}``, all of which must be equal, as the JSON document rows must contain.
-
-    Raises:
-        InvalidInput: It is no mapping, a value is no scalar, or it cannot be stored as JSON.
-    """
-    hint = 'Enter it as {"name": value}.'
-    if not isinstance(filter_, dict) or not all(isinstance(name, str) for name in filter_):
-        msg = f"filter is of type {type(filter_).__name__}: it is no JSON object."
-        raise InvalidInput(msg, hint=hint)
-    for name, value in filter_.items():
-        if value is not None and not isinstance(value, (str, int, float, bool)):
-            msg = (
-                f"filter wants {name!r} to equal a {type(value).__name__}: only text, numbers, true, false and null do."
-            )
-            raise InvalidInput(msg, hint=hint)
-    problem, text = as_json(filter_)
-    if problem:
-        msg = f"filter {problem}."
-        raise InvalidInput(msg, hint="Remove it from the filter.")
-    return text
-
-
-def is_storable(text: str) -> bool:
-    """Whether a text has an UTF-8 form: one with half of a surrogate pair has none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def as_json(mapping: Any) -> tuple[str, str]:
-    """A mapping as JSON in one fixed form that PostgreSQL stores: ``(problem, text)``, one of which is empty."""
-    if not hasattr(mapping, "keys"):
-        return f"is of type {type(mapping).__name__}, not a mapping", ""
-    try:
-        text = json.dumps(dict(mapping), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as exc:
-        return f"cannot be written as JSON ({type(exc).__name__}: {exc})", ""
-    if not is_storable(text):
-        return "holds a lone surrogate, which is no character", ""
-    # An escaped NUL, unless the backslash in front of it is itself escaped.
-    if "\\u0000" in text and "\\u0000" in text.replace("\\\\", ""):
-        return "holds a NUL character, which PostgreSQL cannot store", ""
-    return "", text

@@ -1,19 +1,23 @@
-"""The pool behind our engines: bounded, first come first served, and never shy of telling who waits.
+"""The pool behind our engines: one for all event loops, bounded, first come first served.
 
-SQLAlchemy's own ``AsyncAdaptedQueuePool`` does not serve here. When opening a connection fails it wakes none of those
-who wait for one, so after an outage they sit out their whole timeout; it bounds neither their number nor tells it; and
-it closes an overflow connection the moment it comes back, to open the next one a moment later, while the server still
-counts the first.
+SQLAlchemy's own ``AsyncAdaptedQueuePool`` does not serve here. It belongs to one loop; when opening a connection fails
+it wakes none of those who wait for one, so after an outage they sit out their whole timeout; it bounds neither their
+number nor tells it; and it closes an overflow connection the moment it comes back, to open the next one a moment later,
+while the server still counts the first.
+
+A connection of psycopg belongs to a loop only while a statement runs, so an idle one serves whichever loop comes next.
+Nothing here is locked: a lock would have loops wait for one another, and the garbage collector, which gives back what
+its user forgot, can do so on any thread in the middle of anything. Three rules hold the limit instead. Whoever uses a
+connection holds a permit to use one; it comes back to the idle ones before its permit is given back; and one is opened
+only by a caller with a permit who found none idle, under a second permit that the connection keeps while it is open.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import select
-import threading
+import copy
+import math
 import time
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +25,20 @@ from sqlalchemy.pool import Pool
 from sqlalchemy.util import await_only
 
 from langflow_sluice.errors import PoolTimeout
+from langflow_sluice.guard.clock import SYSTEM_CLOCK
+from langflow_sluice.postgres import sessions
+from langflow_sluice.postgres.failures import translate
+from langflow_sluice.postgres.permits import Budget, Holding, Permits
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
+    from langflow_sluice.errors import SluiceError
+    from langflow_sluice.postgres.roster import Roster
     from langflow_sluice.postgres.settings import PoolSettings
 
 # An overflow connection is closed when it was not needed for this long.
@@ -34,51 +48,73 @@ PING_AFTER_S = 5.0
 
 
 class BoundedPool(Pool):
-    """At most ``settings.capacity`` connections, for one event loop.
+    """At most ``settings.capacity`` connections, for all loops and threads of the process.
 
-    Connections are made when needed, the one used last goes out first, and one that comes back goes straight to the
-    caller that waits longest. Whoever is cancelled while waiting, or just after a connection was given to it, loses
-    nothing. A connection that cannot be opened gives its place to the next in line.
-
-    All methods but ``retire`` belong to the thread of the loop.
+    Connections are made when needed, and the one used last goes out first, to any loop. Whoever is cancelled while
+    waiting, or just after a connection was given to it, loses nothing. A connection that cannot be opened gives its
+    place to the next in line. What a loop holds when it is closed is taken back by whoever has to wait next.
 
     Attributes:
-        settings: The limits; set by whoever makes the engine, before first use.
+        settings: The limits; PgBouncer mode is in them once it is known.
         label: ``host:port/database`` for messages; never a credential.
         fingerprint: Identity of database and credential.
+        budget: The permits of this pool.
+        roster: All pools of the process, and the permits that they share.
+        engine: The engine in front.
+        read_at: When somebody last asked for a connection for something else than an ingestion; on a monotonic clock.
+        seated: Whether it may have connections that are idle; one that was evicted closes them.
     """
 
     settings: PoolSettings
     label: str
     fingerprint: str
+    budget: Budget
+    roster: Roster
+    engine: AsyncEngine
 
     def __init__(self, creator: Any, **kw: Any) -> None:
         super().__init__(creator, **kw)
-        # Weak, so that a loop nobody closes in front of us can go, which is when its connections are closed.
-        self._loop = weakref.ref(asyncio.get_running_loop())
-        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._thread = threading.get_ident()
-        self._busy = 0
+        self.seated = False
+        self.read_at = -math.inf
         self._idle: deque[tuple[ConnectionPoolEntry, float]] = deque()
-        self._waiters: dict[asyncio.Future[ConnectionPoolEntry | None], None] = {}
-        self._trimmer: asyncio.TimerHandle | None = None
-        self._retired = False
+        self._lent: dict[ConnectionPoolEntry, Holding] = {}
+        self._open_places: dict[ConnectionPoolEntry, Holding] = {}
+        self._closing: dict[ConnectionPoolEntry, socket.socket | None] = {}
+        self._callers: set[Holding] = set()
+        self._trimming = False
+        # SQLAlchemy sets its dialect up on the first connection, and we look for a pooler: one caller at a time, since
+        # its lock around that would bind the pool to a loop.
+        self._is_set_up = False
+        self._attempts = 0
+        self._failure: SluiceError | None = None
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop whose thread the pool belongs to, while it can run."""
-        loop = self._loop()
-        return None if loop is None or loop.is_closed() else loop
+    def configure(self, settings: PoolSettings, label: str, fingerprint: str, roster: Roster) -> None:
+        """Sets the limits; once, before first use."""
+        self.settings, self.label, self.fingerprint, self.roster = settings, label, fingerprint, roster
+        self.budget = Budget(settings.capacity, settings.max_waiting)
+        self._set_ups = Permits(1, settings.capacity)
 
     @property
     def waiting(self) -> int:
         """Callers that wait for a connection."""
-        return len(self._waiters)
+        return self.budget.uses.waiting
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody holds a connection or waits for one."""
-        return not self._busy and not self._waiters
+        return not self.budget.uses.out and not self.budget.uses.waiting
+
+    @property
+    def writing(self) -> int:
+        """Callers that write or build an index, or are about to."""
+        budget = self.budget
+        return budget.writes.out + (budget.builds.out if budget.builds is not budget.writes else 0)
+
+    @property
+    def limit(self) -> int:
+        """The most connections it can have at present: its capacity, or the operator's limit if that is less."""
+        capacity = self.settings.capacity
+        return min(capacity, self.roster.budget.uses.limit) if self.roster.is_limited else capacity
 
     def size(self) -> int:
         """Connections that are kept open."""
@@ -86,7 +122,7 @@ class BoundedPool(Pool):
 
     def checkedout(self) -> int:
         """Connections in use, or being opened or tested for a caller."""
-        return self._busy
+        return self.budget.uses.out
 
     def checkedin(self) -> int:
         """Connections that are open and not in use."""
@@ -94,180 +130,238 @@ class BoundedPool(Pool):
 
     def overflow(self) -> int:
         """Open connections beyond ``pool_size``."""
-        return max(0, self._busy + len(self._idle) - self.settings.pool_size)
+        return max(0, self.budget.uses.out + len(self._idle) - self.settings.pool_size)
 
     def status(self) -> str:
         """One line for logs."""
         return (
-            f"{self.label}: {self._busy} in use, {len(self._idle)} idle, {len(self._waiters)} waiting,"
+            f"{self.label}: {self.checkedout()} in use, {len(self._idle)} idle, {self.waiting} waiting,"
             f" capacity {self.settings.capacity}"
         )
 
-    def opened(self, driver_connection: Any) -> None:
-        """Takes note of a new connection, weakly."""
-        self._opened.add(driver_connection)
-
     def drop_idle(self) -> None:
         """Closes the connections that are not in use: the server ended their sessions, or nobody needs them."""
-        while self._idle:
-            _finish(self._idle.pop()[0])
+        while self.close_longest_idle():
+            pass
 
-    def retire(self) -> None:
-        """Closes what is idle now and what is in use when it comes back; any thread.
+    def close_longest_idle(self) -> bool:
+        """Closes the connection that was not used for longest, and tells whether there was one; any thread."""
+        try:
+            record, _ = self._idle.popleft()
+        except IndexError:
+            return False
+        self._close(record)
+        return True
 
-        The connections of a loop that is closed are all closed at once, since nobody can use them any more.
-        """
-        self._retired = True
-        loop = self.loop
-        if loop is None:
-            for connection in list(self._opened):
-                connection.pgconn.finish()
-            self._idle.clear()
-        elif threading.get_ident() == self._thread:
-            self.drop_idle()
-        else:
-            with contextlib.suppress(RuntimeError):  # it closes this very moment, and its connections go with it
-                loop.call_soon_threadsafe(self.drop_idle)
+    def sweep(self) -> None:
+        """Takes back what callers hold whose loop is closed; any thread, the garbage collector's included."""
+        for caller in list(self._callers):
+            if caller.abandoned:
+                record = caller.record
+                if record is not None and self._lent.pop(record, None) is not None:
+                    self._close(record)
+                self.end(caller)
 
     def recreate(self) -> BoundedPool:
-        """A new pool with the same settings; SQLAlchemy asks for it when an engine is disposed."""
-        fresh = type(self)(
-            self._creator,
-            recycle=self._recycle,
-            pre_ping=self._pre_ping,
-            reset_on_return=self._reset_on_return,
-            _dispatch=self.dispatch,
-            dialect=self._dialect,
-        )
-        fresh.settings, fresh.label, fresh.fingerprint = self.settings, self.label, self.fingerprint
-        return fresh
+        """This pool: SQLAlchemy asks for another one when an engine is disposed, which would have limits of its own."""
+        return self
 
     def dispose(self) -> None:
-        """Closes what is idle now and what is in use when it comes back."""
-        self.retire()
+        """Closes what is idle."""
+        self.drop_idle()
+
+    def ask(self, caller: Holding, permits: Permits, patience_s: float) -> bool:
+        """Waits in SQLAlchemy's greenlet for a permit and tells whether the caller has it now."""
+        waiter = permits.ask(patience_s)
+        if not waiter.settled:
+            self.roster.sweep()
+            if not waiter.settled:
+                await_only(permits.wait(waiter))
+        return caller.add(permits, waiter)
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if self._busy < self.settings.capacity and not self._waiters:
-            self._busy += 1
-            record = self._take_idle()
-        else:
-            record = await_only(self._wait())
-        if record is not None:
-            return record
+        caller = Holding()
+        deadline = time.monotonic() + self.settings.pool_timeout_s
+        try:
+            self._admit(caller, deadline)
+            record = self._take_idle() or self._open(caller, deadline)
+        except BaseException:
+            self.end(caller)
+            raise
+        caller.record = record
+        self._lent[record] = caller
+        # One that was ever waited for is bound to its loop.
+        record.driver_connection.lock = asyncio.Lock()  # type: ignore[union-attr]
+        return record
+
+    def _admit(self, caller: Holding, deadline: float) -> None:
+        uses = self.budget.uses
+        if not self.ask(caller, uses, self.settings.pool_timeout_s):
+            raise self._full()
+        self.track(caller)
+        # In this order: who evicts a pool looks at its permits after taking its seat away.
+        if not self.seated:
+            self.roster.seat(self, deadline - time.monotonic())
+        roster = self.roster
+        if roster.is_limited and not self.ask(caller, roster.budget.uses, deadline - time.monotonic()):
+            raise self._forbidden()
+
+    def _take_idle(self) -> ConnectionPoolEntry | None:
+        recycle_s = self.settings.pool_recycle_s
+        while True:
+            try:
+                record, since = self._idle.pop()
+            except IndexError:
+                return None
+            young = not recycle_s or time.time() - record.starttime < recycle_s  # type: ignore[attr-defined]
+            if young and sessions.is_alive(record.driver_connection):
+                # In use a moment ago: SQLAlchemy leaves the ping out then.
+                record.fresh = time.monotonic() - since < PING_AFTER_S  # type: ignore[attr-defined]
+                return record
+            self._close(record)
+
+    def _open(self, caller: Holding, deadline: float) -> ConnectionPoolEntry:
+        caller.places = places = Holding()
+        if not self.ask(places, self.budget.places, deadline - time.monotonic()):
+            raise self._full()
+        shared = self.roster.budget.places
+        waiter = shared.ask(deadline - time.monotonic())
+        if not waiter.settled:
+            # The operator's limit is reached, so somebody's idle connection has to go.
+            self.roster.close_an_idle_one()
+            await_only(shared.wait(waiter))
+        if not places.add(shared, waiter):
+            raise self._forbidden()
+        record = self._create_connection() if self._is_set_up else self._set_up(caller, deadline)
+        self._open_places[record] = places
+        caller.places = None
+        return record
+
+    def _set_up(self, caller: Holding, deadline: float) -> ConnectionPoolEntry:
+        """Opens the first connection, or shares the failure of who has just tried."""
+        attempts = self._attempts
+        if not self.ask(caller, self._set_ups, deadline - time.monotonic()):
+            raise self._full()
+        try:
+            if not self._is_set_up and attempts != self._attempts and self._failure is not None:
+                raise copy.copy(self._failure)
+            record = self._attempt()
+        finally:
+            caller.drop(self._set_ups)
+        self._is_set_up = True
+        return record
+
+    def _attempt(self) -> ConnectionPoolEntry:
         try:
             return self._create_connection()
-        except BaseException:
-            self._pass_on(None)
+        except Exception as exc:
+            self._attempts += 1
+            self._failure = copy.copy(translate(exc, target=self.label))
             raise
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        if threading.get_ident() == self._thread:
-            self._pass_on(record)
+        caller = self._lent.pop(record, None)
+        if caller is None:  # of a loop that was closed: everything has been taken back
             return
-        # The garbage collector returns what its user forgot, on whichever thread it happens to run.
-        loop = self.loop
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # it closes this very moment, and its connections go with it
-                loop.call_soon_threadsafe(self._pass_on, record)
-
-    def _take_idle(self) -> ConnectionPoolEntry | None:
-        if not self._idle:
-            return None
-        record, since = self._idle.pop()
-        if time.monotonic() - since < PING_AFTER_S and _is_silent(record):
-            record.fresh = True  # type: ignore[attr-defined] # SQLAlchemy leaves the ping out then
-        return record
-
-    async def _wait(self) -> ConnectionPoolEntry | None:
-        """Waits for a place in the pool; ``None`` is a place without a connection, to be filled by the caller."""
-        settings = self.settings
-        if len(self._waiters) >= settings.max_waiting:
-            msg = (
-                f"The pool of {self.label} is full: {self._busy} of {settings.capacity} connections are in use"
-                f" (pool_size {settings.pool_size}, max_overflow {settings.max_overflow}), and"
-                f" {len(self._waiters)} callers wait, which is max_waiting."
-            )
-            raise PoolTimeout(msg, hint=_MORE)
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[ConnectionPoolEntry | None] = loop.create_future()
-        self._waiters[turn] = None
-        timer = loop.call_later(settings.pool_timeout_s, _expire, turn)
-        try:
-            return await turn
-        except TimeoutError:
-            msg = (
-                f"No connection to {self.label} came free within pool_timeout ({settings.pool_timeout_s:g} s):"
-                f" {self._busy} of {settings.capacity} are in use (pool_size {settings.pool_size}, max_overflow"
-                f" {settings.max_overflow}), {len(self._waiters) - 1} others wait."
-            )
-            raise PoolTimeout(msg, hint=_MORE) from None
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._pass_on(turn.result())  # given to us in the moment we were cancelled
-            raise
-        finally:
-            timer.cancel()
-            self._waiters.pop(turn, None)
-
-    def _pass_on(self, record: ConnectionPoolEntry | None) -> None:
-        """Gives a place, with or without a connection, to who waits longest, or takes it back."""
-        while self._waiters:
-            turn = next(iter(self._waiters))
-            del self._waiters[turn]
-            if not turn.done():
-                if record is not None and not self._retired:
-                    record.fresh = True  # type: ignore[attr-defined] # in use a moment ago: no ping
-                turn.set_result(record)
-                return
-        self._busy -= 1
-        if record is None:
-            return
-        loop = self.loop
-        if self._retired or loop is None:
-            _finish(record)
-        elif record.dbapi_connection is not None:
+        roster = self.roster
+        if record.dbapi_connection is None:
+            self._vacate(record)
+        elif not self.seated or roster.needs_places:
+            self._close(record)
+        else:
             self._idle.append((record, time.monotonic()))
-            if self.overflow() and self._trimmer is None:
-                self._trimmer = loop.call_later(OVERFLOW_IDLE_S, self._trim)
+            if not self._trimming and self.overflow():
+                self._trimming = True
+                SYSTEM_CLOCK.call_at(SYSTEM_CLOCK.now() + OVERFLOW_IDLE_S, self._trim)
+        self.end(caller)
+        roster.returned(self)
+
+    def track(self, caller: Holding) -> None:
+        """Notes a caller that holds something, so that it is taken back when the caller's loop closes."""
+        self._callers.add(caller)
+
+    def end(self, caller: Holding) -> None:
+        """A caller has come to its end; gives back what it holds."""
+        self._callers.discard(caller)
+        caller.end()
+
+    def _close(self, record: ConnectionPoolEntry) -> None:
+        # SQLAlchemy's close awaits, so it works only in its own greenlets; the driver's needs no loop.
+        driver = record.driver_connection
+        record.dbapi_connection = None  # type: ignore[misc] # a slot of the class that is really used
+        sessions.end_session(driver, self._ending(record))
+
+    def closing(self, record: ConnectionPoolEntry) -> None:
+        """SQLAlchemy is about to close a connection itself."""
+        self._closing[record] = sessions.keep_socket(record.driver_connection)
+
+    def opened(self, record: ConnectionPoolEntry) -> None:
+        """SQLAlchemy has opened a connection, perhaps in place of another one."""
+        former = self._closing.pop(record, None)
+        if former is not None:
+            former.close()
+
+    def _vacate(self, record: ConnectionPoolEntry) -> None:
+        sessions.await_end(self._closing.pop(record, None), self._ending(record))
+
+    def _ending(self, record: ConnectionPoolEntry) -> Callable[[], None]:
+        """What to do when the server has let go of a connection that is closed."""
+        places = self._open_places.pop(record, None)
+        if places is None:
+            return _nothing
+        self.roster.leaving.add(places)
+
+        def ended() -> None:
+            self.roster.leaving.discard(places)
+            places.end()
+
+        return ended
 
     def _trim(self) -> None:
         """Closes overflow connections that were idle for long enough; those used least recently stand in front."""
-        self._trimmer = None
-        now = time.monotonic()
-        while self._idle and self.overflow() and now - self._idle[0][1] >= OVERFLOW_IDLE_S:
-            _finish(self._idle.popleft()[0])
-        if self._idle and self.overflow():
-            pause = max(0.0, self._idle[0][1] + OVERFLOW_IDLE_S - now)
-            self._trimmer = asyncio.get_running_loop().call_later(pause, self._trim)
+        self._trimming = False
+        while self.overflow():
+            try:
+                record, since = self._idle.popleft()
+            except IndexError:
+                return
+            if time.monotonic() - since < OVERFLOW_IDLE_S:
+                self._idle.appendleft((record, since))
+                self._trimming = True
+                SYSTEM_CLOCK.call_at(SYSTEM_CLOCK.now() + OVERFLOW_IDLE_S - (time.monotonic() - since), self._trim)
+                return
+            self._close(record)
+
+    def _full(self) -> PoolTimeout:
+        settings, uses = self.settings, self.budget.uses
+        limits = f"(pool_size {settings.pool_size}, max_overflow {settings.max_overflow})"
+        if uses.waiting >= settings.max_waiting:
+            msg = (
+                f"The pool of {self.label} is full: {uses.out} of {settings.capacity} connections are in use {limits},"
+                f" and {uses.waiting} callers wait, which is max_waiting."
+            )
+        else:
+            msg = (
+                f"No connection to {self.label} came free within pool_timeout ({settings.pool_timeout_s:g} s):"
+                f" {uses.out} of {settings.capacity} are in use {limits}, {uses.waiting} others wait."
+            )
+        return PoolTimeout(msg, hint=_MORE)
+
+    def _forbidden(self) -> PoolTimeout:
+        uses = self.roster.budget.uses
+        msg = (
+            f"No connection to {self.label} could be had within pool_timeout ({self.settings.pool_timeout_s:g} s): the"
+            f" operator of this server allows {uses.limit} to all databases together, {uses.out} are in use and"
+            f" {uses.waiting} callers wait."
+        )
+        return PoolTimeout(msg, hint="Raise SLUICE_MAX_DB_CONNECTIONS, or let fewer callers in (max_concurrency).")
+
+
+def _nothing() -> None:
+    """For a connection that holds no place any more."""
 
 
 _MORE = (
     "Raise pool_size or max_overflow if the database has connections to spare, raise pool_timeout, or let fewer"
     " callers in at once (max_concurrency)."
 )
-
-
-def _expire(turn: asyncio.Future[Any]) -> None:
-    if not turn.done():
-        turn.set_exception(TimeoutError())
-
-
-def _finish(record: ConnectionPoolEntry) -> None:
-    # SQLAlchemy's close awaits, so it works only in its own greenlets; the driver's needs no loop, and none may run.
-    adapted = record.dbapi_connection
-    if adapted is not None:
-        record.driver_connection.pgconn.finish()  # type: ignore[union-attr]
-        record.dbapi_connection = None  # type: ignore[misc] # a slot of the class that is really used
-
-
-def _is_silent(record: ConnectionPoolEntry) -> bool:
-    """Whether an idle connection has nothing to read: a server that went away has closed its side, which reads."""
-    try:
-        sock = record.driver_connection.pgconn.socket  # type: ignore[union-attr]
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            return not poll.poll(0)
-        return not select.select([sock], [], [], 0)[0]
-    except Exception:  # noqa: BLE001 - a connection without a socket is one to test
-        return False

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict
 
+from langflow_sluice.errors import InvalidInput
+from langflow_sluice.postgres import side_loop
 from langflow_sluice.postgres.engines import engine_for
+from langflow_sluice.postgres.guarding import guarded
+from langflow_sluice.postgres.result_cache import checked_ttl, key_of, namespace_of, result_cache
 from langflow_sluice.postgres.search import CollectionSearch
+from langflow_sluice.postgres.url import fingerprint
+from langflow_sluice.single_flight import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
     from langchain_core.embeddings import Embeddings
 
     from langflow_sluice.nodes.database_inputs import Database
+    from langflow_sluice.postgres.layout import Columns
     from langflow_sluice.postgres.search import SearchHit
+    from langflow_sluice.postgres.search_settings import SearchSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Which rows are searched; hashable.
+
+    Attributes:
+        name: Its name, which is its table's (or view's) if it is no collection of stock PGVector.
+        schema: Schema that its table lies in.
+        columns: Which columns to read, if the table is neither ours nor stock PGVector's.
+        language: Text search configuration where the table does not tell its own; empty for English.
+    """
+
+    name: str
+    schema: str = "public"
+    columns: Columns | None = None
+    language: str = ""
 
 
 class Retrieval:
@@ -26,51 +50,81 @@ class Retrieval:
 
     Args:
         database: Address, pool and guard.
-        collection: The collection's name.
-        embedding: Embeds the question, with the model that embedded the rows.
-        k: The most rows to return.
-        score_threshold: Rows with a lower score are left out; None lets all pass.
-        filter_: Metadata that rows must have; None or empty lets all pass.
+        collection: Which rows to search.
+        embedding: Embeds the question, with the model that embedded the rows; ``None`` will do for keyword searches.
+        settings: How to search.
+        cache_ttl_s: Seconds for which what was found is taken for an equal question, and for which equal questions at
+            the same time are one; 0 asks the database each time. A write through our writer ends it at once, any other
+            write does not.
+
+    Raises:
+        InvalidInput: The search needs an embedding model and there is none, or the time is none.
     """
 
     def __init__(
         self,
         database: Database,
-        collection: str,
-        embedding: Embeddings,
+        collection: Collection,
+        embedding: Embeddings | None,
+        settings: SearchSettings,
         *,
-        k: int = 4,
-        score_threshold: float | None = None,
-        filter_: Mapping[str, Any] | None = None,
+        cache_ttl_s: float = 0.0,
     ) -> None:
+        if settings.needs_embedding and embedding is None:
+            problem = f"a {settings.search_type} search compares embeddings"
+            fix = "Connect the embedding model that the rows were written with, or set search_type to keyword."
+            raise InvalidInput.of("embedding", None, problem, fix=fix)
         self._database = database
         self._collection = collection
         self._embedding = embedding
-        self._k = k
-        self._score_threshold = score_threshold
-        self._filter = filter_
+        self._settings = settings
+        self._ask = Ask(
+            namespace_of(fingerprint(database.url), collection.schema, collection.name),
+            checked_ttl(cache_ttl_s),
+            # Who waits for another one's search gets its place in the queue and its errors.
+            terms=(database.guard, database.priority, database.settings),
+        )
 
     async def search(self, question: str) -> list[SearchHit]:
-        """The rows nearest to a question, the nearest first.
+        """The rows that answer a question, the best first.
 
         Raises:
             SluiceError: Turned away by a guard, or a failure of the provider or the database; says which.
         """
+        vector = await self._embed(question)
+        key = (key_of(question, vector), self._collection, self._settings)
+        found: list[SearchHit] = await result_cache().get(self._ask, key, lambda: self._find(question, vector))
+        return found
+
+    async def _embed(self, question: str) -> list[float] | None:
+        if self._embedding is None or not self._settings.needs_embedding:
+            return None
+        return await self._embedding.aembed_query(question)
+
+    async def _find(self, question: str, vector: list[float] | None) -> list[SearchHit]:
+        """What the database finds; depends on nothing but the database, the collection, the settings and these."""
         # The slot is taken for the database alone: a slow embedding must not keep others from their connections.
-        vector = await self._embedding.aembed_query(question)
-        database = self._database
-        async with database.guard.slot(priority=database.priority):
-            search = CollectionSearch(engine_for(database.url, database.settings), self._collection)
-            return await search.similarity(
-                vector, k=self._k, score_threshold=self._score_threshold, filter=self._filter
+        database, collection = self._database, self._collection
+        async with guarded(database):
+            search = CollectionSearch(
+                engine_for(database.url, database.settings),
+                collection.name,
+                schema=collection.schema,
+                columns=collection.columns,
+                language=collection.language,
             )
+            return await search.find(self._settings, text=question, embedding=vector)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Retrieval:
         return self
 
 
 class PooledRetriever(BaseRetriever):
-    """A LangChain retriever over a ``Retrieval``; its synchronous entry points may be used from any thread."""
+    """A LangChain retriever over a ``Retrieval``; its synchronous entry points may be used from any thread.
+
+    Those run on a loop that all of them share, with a pool of its own. On a thread that runs an event loop they block
+    that loop, and raise ``WouldBlockLoop`` after some seconds if the search seems to wait for it.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -90,10 +144,7 @@ class PooledRetriever(BaseRetriever):
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - as above
     ) -> list[Document]:
-        from lfx.utils.async_helpers import run_until_complete
-
-        hits: list[SearchHit] = run_until_complete(self.retrieval.search(query))
-        return [as_document(hit) for hit in hits]
+        return [as_document(hit) for hit in side_loop.side_loop.run(self.retrieval.search(query))]
 
 
 def as_document(hit: SearchHit) -> Document:

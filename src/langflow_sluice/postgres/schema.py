@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from langflow_sluice.errors import InvalidInput
 from langflow_sluice.postgres import vectors
-from langflow_sluice.postgres.layout import quote
+from langflow_sluice.postgres.layout import DEFAULT_LANGUAGE, INDEXED_CHARACTERS
+from langflow_sluice.postgres.names import quote, quote_text
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -21,17 +23,22 @@ if TYPE_CHECKING:
 
 # The lock that LangChain's PGVector takes while it creates the extension, so that the two do not collide either.
 _LOCK = 1573678846307946496
-# PostgreSQL refuses to index a text whose words take more than 1 MB; the start of a very long one will do.
-_INDEXED_CHARACTERS = 200_000
 
 COPY_INCOMING = b"COPY pg_temp.sluice_incoming FROM STDIN (FORMAT BINARY)"
 DROP_INCOMING = b"DROP TABLE pg_temp.sluice_incoming"
 
 
 async def create(
-    connection: AsyncConnection[tuple[Any, ...]], schema: str, collection: str, dimensions: int, local_settings: bytes
+    connection: AsyncConnection[tuple[Any, ...]],
+    schema: str,
+    collection: str,
+    dimensions: int,
+    local_settings: bytes,
+    language: str = DEFAULT_LANGUAGE,
 ) -> None:
     """Creates the extension, the table and its GIN indexes, as far as they are missing.
+
+    Readers learn the language from the table itself.
 
     Args:
         connection: In autocommit.
@@ -39,6 +46,10 @@ async def create(
         collection: Name of the table.
         dimensions: Length of its vectors.
         local_settings: Said at the start of the transaction; empty for none.
+        language: Text search configuration for keyword searches, as PostgreSQL calls it.
+
+    Raises:
+        InvalidInput: The database has no such language.
     """
     relation = f"{quote(schema)}.{quote(collection)}"
     async with connection.transaction():
@@ -53,22 +64,37 @@ async def create(
         exists = await (await connection.execute("SELECT to_regclass(%s)", (relation.replace("%%", "%"),))).fetchone()
         if exists and exists[0] is not None:
             return
-        await connection.execute(_create_table(relation, extension, dimensions), ())
+        config = await _text_config(connection, language)
+        await connection.execute(_create_table(relation, extension, dimensions, config), ())
         for name, method in (("metadata", "gin (metadata jsonb_path_ops)"), ("tsv", "gin (content_tsv)")):
             index = index_name(schema, collection, name)
             await connection.execute(f"CREATE INDEX {index} ON {relation} USING {method}".encode(), ())
 
 
-def _create_table(relation: str, extension: str, dimensions: int) -> bytes:
+async def _text_config(connection: AsyncConnection[tuple[Any, ...]], language: str) -> str:
+    found = await (await connection.execute(_TEXT_CONFIGS)).fetchall()
+    configs = dict(found)
+    if language not in configs:
+        fix = f"The database has {', '.join(sorted(configs))}."
+        raise InvalidInput.of("language", language, "there is no such text search configuration", fix=fix)
+    return quote_text(configs[language])
+
+
+def _create_table(relation: str, extension: str, dimensions: int, config: str) -> bytes:
     return (
         f"CREATE TABLE {relation} ("
         "content_hash bytea PRIMARY KEY, content text NOT NULL, metadata jsonb NOT NULL,"
         f" embedding {extension}.{vectors.column_type(dimensions)}({dimensions:d}) NOT NULL,"
         " content_tsv tsvector GENERATED ALWAYS AS"
-        f" (to_tsvector('simple'::regconfig, left(content, {_INDEXED_CHARACTERS}))) STORED)"
+        f" (to_tsvector({config}::regconfig, left(content, {INDEXED_CHARACTERS}))) STORED)"
     ).encode()
 
 
+# The one of PostgreSQL itself last, so that it counts among several of the same name.
+_TEXT_CONFIGS = (
+    b"SELECT g.cfgname, format('%I.%I', n.nspname, g.cfgname) FROM pg_ts_config g"
+    b" JOIN pg_namespace n ON n.oid = g.cfgnamespace ORDER BY n.nspname = 'pg_catalog'"
+)
 _EXTENSION_SCHEMA = (
     b"SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
 )

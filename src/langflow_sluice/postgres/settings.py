@@ -28,6 +28,7 @@ class PoolSettings:
         pre_ping: Whether a connection that was idle for a while is tested before it is used again.
         pgbouncer: Whether a PgBouncer in transaction mode stands in front: no prepared statements, settings only
             inside transactions.
+        detect_pgbouncer: Whether to look for a pooler on the first connection, where ``pgbouncer`` is off.
 
     Raises:
         InvalidInput: A limit is no number, negative, or absurd.
@@ -42,6 +43,7 @@ class PoolSettings:
     max_waiting: int = 1000
     pre_ping: bool = True
     pgbouncer: bool = False
+    detect_pgbouncer: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("pool_size", 1), ("max_overflow", 0)):
@@ -50,7 +52,7 @@ class PoolSettings:
         _check("max_waiting", self.max_waiting, 0, 1_000_000, whole=True)
         for name in ("pool_timeout_s", "pool_recycle_s", "statement_timeout_s"):
             _check(name, getattr(self, name), 0, MAX_SECONDS, whole=False)
-        for name in ("pre_ping", "pgbouncer"):
+        for name in ("pre_ping", "pgbouncer", "detect_pgbouncer"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidInput.of(name, getattr(self, name), "it is a switch", fix=f"Set {name} to true or false.")
 

@@ -15,6 +15,13 @@ DRIVER: Final = "postgresql+psycopg"
 DEFAULT_PORT: Final = 5432
 
 _SCHEME = re.compile(r"(?:postgres|postgresql)(?:\+(?:psycopg|psycopg2|psycopg_async|asyncpg))?://", re.IGNORECASE)
+# What stands around an address where users copy it from: a command, a variable, quotes, the prefix of JDBC.
+_WRAPPING = re.compile(
+    r"(?:psql\s+|(?:export\s+)?[A-Z_][A-Z0-9_]*=)?(?P<quote>[\"'`]?)(?:jdbc:)?(?P<address>.*?)(?P=quote)", re.DOTALL
+)
+# Poolers by their names (Supabase, Neon and those that follow them), and by the ports that they listen on.
+_POOLER = re.compile(r"-pooler\.|\.pooler\.|^pgbouncer\b", re.IGNORECASE)
+_POOLER_PORTS = frozenset({6432, 6543})
 # An address can be cut in several places when its password holds "@", "/" or "?" as they are. The first of these wins
 # that leaves a host and known parameters: each part for itself ("@" may then stand in a query value); the last "@" ends
 # the password, as in Langflow's transform_connection_string; no user at all.
@@ -47,7 +54,8 @@ _EXAMPLE = "Enter it as postgresql://user:password@host:5432/database."
 def parse_database_url(text: str) -> URL:
     """Reads an address of a PostgreSQL database and holds it against Langflow's own rules for them.
 
-    Takes ``postgres://``, ``postgresql://`` and those of SQLAlchemy's drivers; percent escapes in user, password and
+    Takes ``postgres://``, ``postgresql://``, those of SQLAlchemy's drivers and JDBC's, also as they stand in a ``psql``
+    command or an environment file; percent escapes in user, password and
     database are decoded, while a password with raw ``@``, ``:``, ``/``, ``?`` or ``#`` is understood as Langflow's
     stock nodes understand it. Query parameters are libpq's (``sslmode`` and so on); asyncpg's ``ssl`` is translated.
 
@@ -63,6 +71,11 @@ def parse_database_url(text: str) -> URL:
     url = _parse(text)
     _hold_against_langflow(url)
     return url
+
+
+def is_pooled(url: URL) -> bool:
+    """Whether an address looks like that of a pooler; where it does not, there may be one all the same."""
+    return url.port in _POOLER_PORTS or bool(_POOLER.search(url.host or ""))
 
 
 def redacted(url: URL) -> str:
@@ -82,7 +95,8 @@ def fingerprint(url: URL) -> str:
 def _parse(text: str) -> URL:
     if not isinstance(text, str) or not text.strip():
         _refuse("is empty", _EXAMPLE)
-    text = text.strip()
+    wrapped = _WRAPPING.fullmatch(text.strip())
+    text = wrapped["address"].strip() if wrapped else text.strip()
     scheme = _SCHEME.match(text)
     if scheme is None:
         name = text.split("://", 1)[0] if "://" in text else ""
@@ -110,11 +124,15 @@ def _parse(text: str) -> URL:
             f"has a parameter{which} that PostgreSQL does not know",
             "Remove it. Limits of the pool and PgBouncer mode are inputs of the node.",
         )
+    host = unquote(rest["host"].strip("[]"))
+    if host.startswith("/"):  # the folder of a socket
+        query.setdefault("host", host)
+        host = ""
     return URL.create(
         DRIVER,
         username=user or None,
         password=password or None,
-        host=rest["host"].strip("[]") or None,
+        host=host or None,
         port=_port(rest["port"]),
         database=database or None,
         query=query,
@@ -123,6 +141,7 @@ def _parse(text: str) -> URL:
 
 def _query(text: str) -> dict[str, str]:
     query = dict(parse_qsl(text, keep_blank_values=True))
+    query.pop("pgbouncer", None)  # Prisma's; we find out by ourselves, and libpq does not know it
     ssl = query.pop("ssl", None)
     if ssl is not None:
         query.setdefault("sslmode", _SSL_MODES.get(ssl.lower(), ssl))
