@@ -90,7 +90,11 @@ class Run:
             await connection.execute(ddl.incoming_table(layout), ())
             async with connection.cursor() as cursor:
                 async with cursor.copy(ddl.COPY_INCOMING) as copy:
-                    await copy.write(_in_copy_format(batch))
+                    await copy.write(_COPY_START)
+                    for first in range(0, len(batch), ROWS_A_TURN):
+                        await copy.write(_in_copy_format(batch[first : first + ROWS_A_TURN]))
+                        await asyncio.sleep(0)
+                    await copy.write(_COPY_END)
                 if self.on_conflict == "error":
                     await cursor.execute(ddl.existing(layout), ())
                     known = {bytes(found[0]) for found in await cursor.fetchall()}
@@ -121,12 +125,11 @@ def _in_copy_format(batch: Sequence[PreparedRow]) -> bytes:
 
     https://www.postgresql.org/docs/18/sql-copy.html, "Binary Format".
     """
-    parts = [_COPY_START]
+    parts: list[bytes] = []
     for row in batch:
         parts.append(_FIELDS)
         for value in (row.content_hash, row.content.encode(), row.metadata.encode(), row.embedding.data):
             parts += (_LENGTH.pack(len(value)), value)
-    parts.append(_COPY_END)
     return b"".join(parts)
 
 

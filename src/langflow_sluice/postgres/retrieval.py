@@ -122,8 +122,8 @@ class Retrieval:
 class PooledRetriever(BaseRetriever):
     """A LangChain retriever over a ``Retrieval``; its synchronous entry points may be used from any thread.
 
-    Those run on a loop that all of them share, with a pool of its own. On a thread that runs an event loop they block
-    that loop, and raise ``WouldBlockLoop`` after some seconds if the search seems to wait for it.
+    Those run on a loop that all of them share. On a thread that runs an event loop they block that loop, and raise
+    ``WouldBlockLoop`` after some seconds if the search seems to wait for it.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
