@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import operator
 import ssl
 import time
 import warnings
@@ -21,6 +20,8 @@ from langflow_sluice.models.protection import Protection
 from langflow_sluice.models.services import sdk_clients
 from langflow_sluice.models.unretried import without_retries
 from langflow_sluice.simulator import ProviderSettings, fingerprint, serve_in_thread
+
+from .asking import ask
 
 with warnings.catch_warnings():
     # Importing Langflow's component stack warns of deprecations in LangChain's packages, which are not ours to mend.
@@ -87,16 +88,6 @@ def guard_of(**limits):
 
 def behind(guard, model, policy=ONCE):
     return guarded(without_retries(model), Protection(guard, policy, functools.partial(diagnose_http, resource="sim")))
-
-
-async def ask(model, way, text):
-    if way == "ainvoke":
-        return await model.ainvoke(text)
-    if way == "invoke":
-        return await asyncio.to_thread(model.invoke, text)
-    if way == "astream":
-        return functools.reduce(operator.add, [chunk async for chunk in model.astream(text)])
-    return functools.reduce(operator.add, await asyncio.to_thread(list, model.stream(text)))
 
 
 async def seen(provider, condition):

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import copy
 import functools
-import operator
 import time
 import warnings
 
@@ -35,6 +34,8 @@ from langflow_sluice.models.protection import Protection
 from langflow_sluice.models.unretried import without_retries
 from langflow_sluice.simulator import Answer, default_policy, serve_in_thread
 from langflow_sluice.testing import ManualClock, settle
+
+from .asking import ask
 
 with warnings.catch_warnings():
     # Importing Langflow's component stack warns of deprecations in LangChain's packages, which are not ours to mend.
@@ -118,16 +119,6 @@ def pair(provider, second):
         return behind(guard, first or openai(provider, **options), policy, other, after_s)
 
     return make
-
-
-async def ask(model, way, text="hello"):
-    if way == "ainvoke":
-        return await model.ainvoke(text)
-    if way == "invoke":
-        return await asyncio.to_thread(model.invoke, text)
-    if way == "astream":
-        return functools.reduce(operator.add, [chunk async for chunk in model.astream(text)])
-    return functools.reduce(operator.add, await asyncio.to_thread(list, model.stream(text)))
 
 
 def by_second(because):

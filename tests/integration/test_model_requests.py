@@ -1,9 +1,7 @@
 """What a Rate-Limited LLM sends: its parameters as they leave for the service, whichever way the model is called."""
 
 import asyncio
-import functools
 import json
-import operator
 import warnings
 
 import pytest
@@ -14,6 +12,8 @@ from langflow_sluice.errors import InvalidInput
 from langflow_sluice.guard import Guard, GuardSettings
 from langflow_sluice.guard.retry import CallPolicy
 from langflow_sluice.models.openai_compatible import Upstream, chat_model
+
+from .asking import ask
 
 with warnings.catch_warnings():
     # Importing Langflow's component stack warns of deprecations in LangChain's packages, which are not ours to mend.
@@ -43,16 +43,6 @@ def make(provider):
         return model, bodies
 
     return made
-
-
-async def ask(model, way, text="hello"):
-    if way == "ainvoke":
-        return await model.ainvoke(text)
-    if way == "invoke":
-        return await asyncio.to_thread(model.invoke, text)
-    if way == "astream":
-        return functools.reduce(operator.add, [chunk async for chunk in model.astream(text)])
-    return functools.reduce(operator.add, await asyncio.to_thread(list, model.stream(text)))
 
 
 def sent(body):

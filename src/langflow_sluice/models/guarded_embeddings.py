@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ from langchain_core.embeddings import Embeddings
 from langflow_sluice.errors import DeadlineExceeded, InvalidInput, UpstreamError
 from langflow_sluice.models.tokens import estimate_text
 from langflow_sluice.models.vector_cache import VectorSpace, key_of
+from langflow_sluice.side_by_side import side_by_side
 from langflow_sluice.single_flight import Ask
 from langflow_sluice.single_flight_caller import FlightTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from langflow_sluice.guard import Slot
     from langflow_sluice.guard.retry import CallPolicy
@@ -147,7 +147,7 @@ class GuardedEmbeddings(Embeddings):
                 found[index] = await self._acall(self.inner.aembed_documents, batch)
 
         cap = self.protection.guard.settings.max_concurrency or _BATCHES_AT_ONCE
-        await _gather(work() for _ in range(min(cap, len(batches))))
+        await side_by_side(work() for _ in range(min(cap, len(batches))))
         return [vector for vectors in found for vector in vectors]
 
     def _ask(self, *, spare: bool) -> Ask:
@@ -253,13 +253,3 @@ def _in_order_of(texts: list[str], distinct: list[str], vectors: list[Vector]) -
         return vectors
     found = dict(zip(distinct, vectors, strict=True))
     return [list(found[text]) for text in texts]
-
-
-async def _gather(work: Iterable[Any]) -> None:
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

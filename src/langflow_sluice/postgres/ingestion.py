@@ -27,9 +27,10 @@ from langflow_sluice.postgres.engines import engine_for
 from langflow_sluice.postgres.failures import DatabaseUnavailable
 from langflow_sluice.postgres.guarding import guarded
 from langflow_sluice.postgres.writer import CollectionWriter, check_arguments
+from langflow_sluice.side_by_side import side_by_side
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from langchain_core.embeddings import Embeddings
 
@@ -304,7 +305,7 @@ class _Ingestion:
         while batches:
             lanes = self._writer.lanes if self._on_conflict != "error" else 1
             now, batches = batches[:lanes], batches[lanes:]
-            await _together([self._write(batch) for batch in now])
+            await side_by_side([self._write(batch) for batch in now])
 
     async def _write(self, batch: list[PreparedRow]) -> None:
         report = await self._patiently(lambda: self._writer.write_batch(batch, on_conflict=self._on_conflict))
@@ -360,17 +361,6 @@ class _Ingestion:
             except CircuitOpen as error:
                 await sleep(self._database.guard.clock, max(pause_s, error.retry_in_s))
         return await use()
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Runs coroutines side by side; none is left when it returns or raises."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _is_of_the_texts(error: Exception) -> bool:
