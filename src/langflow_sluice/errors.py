@@ -7,7 +7,8 @@ raises one from a foreign error that could carry such text raises it ``from None
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 
 class SluiceError(Exception):
@@ -58,6 +59,17 @@ class InvalidInput(SluiceError):
         """
         message = f"{field} is {value!r}: {problem}."
         return cls(message, hint=fix)
+
+
+def checked_amount(field: str, value: Any, problem: str, *, fix: str) -> float:
+    """A finite number of 0 or more, as times and limits are.
+
+    Raises:
+        InvalidInput: It is anything else; made of ``problem`` and ``fix``.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise InvalidInput.of(field, value, problem, fix=fix)
+    return value
 
 
 class Rejected(SluiceError):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import functools
 import hashlib
-import math
 import os
 import threading
 import urllib.request
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from langflow_sluice.errors import InvalidInput
+from langflow_sluice.errors import checked_amount
 from langflow_sluice.http_transports import LIMITS, BlockingTransport, LoopTransport
 
 if TYPE_CHECKING:
@@ -50,10 +49,7 @@ class HttpTimeouts:
     def __post_init__(self) -> None:
         for name in ("connect_s", "read_s", "write_s"):
             field, value = f"{name[:-2]}_timeout", getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise InvalidInput.of(
-                    field, value, "a timeout is a number of seconds", fix=f"Set {field} to 0 or above."
-                )
+            checked_amount(field, value, "a timeout is a number of seconds", fix=f"Set {field} to 0 or above.")
 
     def as_httpx(self) -> httpx.Timeout:
         """The same for httpx.

@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.errors import DeadlineExceeded, WouldBlockLoop
+from langflow_sluice.guard.waiter import Sleeper, on_event_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -57,7 +58,7 @@ def promote(heir: Caller, flight: Flight) -> None:
     heir.follows.pop(flight.key, None)
 
 
-class Caller:
+class Caller(Sleeper):
     """One call: what it has, what it is to compute, and what it waits for.
 
     Other threads give to a caller under the cache's lock: first what it gains, then it no longer follows. The caller
@@ -77,7 +78,6 @@ class Caller:
         "_check_at",
         "_pings",
         "_until",
-        "_wake",
         "ask",
         "error",
         "follows",
@@ -89,16 +89,16 @@ class Caller:
     )
 
     def __init__(self, cache: SingleFlightCache[Any, Any], ask: Ask, loop: asyncio.AbstractEventLoop | None) -> None:
+        super().__init__()
         now = cache.clock.now()
         self._cache = cache
         self._until = now + ask.timeout_s if ask.timeout_s else math.inf
         self._check_at = now + CHECK_S
         self._pings: dict[Caller, _Ping] = {}
-        self._wake: Callable[[], object] | None = None
         self.ask = ask
         self.loop = loop
         self.thread = threading.current_thread()
-        self.may_wait = loop is not None or not _on_event_loop()
+        self.may_wait = loop is not None or not on_event_loop()
         self.found: dict[Hashable, Any] = {}
         self.leads: dict[Hashable, Flight] = {}
         self.follows: dict[Hashable, Flight] = {}
@@ -121,11 +121,6 @@ class Caller:
     def ready(self) -> bool:
         """Whether there is something else to do than to wait."""
         return not self.follows or bool(self.leads) or self.error is not None
-
-    @property
-    def waits(self) -> bool:
-        """Whether it waits at this moment."""
-        return self._wake is not None
 
     def to_compute(self) -> list[Hashable]:
         """The keys to compute now, if any."""
@@ -157,17 +152,6 @@ class Caller:
         """A new value for each key."""
         unpack = self._cache.packing.unpack
         return [unpack(self.found[key]) for key in keys]
-
-    def wake(self) -> bool:
-        """Tells a caller that waits to look again; False where its loop is closed."""
-        wake = self._wake
-        if wake is None:
-            return True
-        try:
-            wake()
-        except RuntimeError:
-            return False
-        return True
 
     async def wait(self) -> None:
         """Waits until there is something to do or to look at."""
@@ -244,14 +228,6 @@ class _Ping:
 
     def answer(self) -> None:
         self.answered = True
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def copied(error: Exception) -> Exception:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from langflow_sluice.errors import BulkheadFull, CircuitOpen, InvalidInput, QueueTimeout, Rejected, WouldBlockLoop
@@ -11,7 +10,7 @@ from langflow_sluice.guard.clock import SYSTEM_CLOCK
 from langflow_sluice.guard.operator_limits import NO_LIMITS
 from langflow_sluice.guard.settings import PRIORITIES, GuardSettings, Priority
 from langflow_sluice.guard.statistics import GuardStatistics, percentiles
-from langflow_sluice.guard.waiter import Outcome, Waiter, WaiterState
+from langflow_sluice.guard.waiter import Outcome, Waiter, WaiterState, on_event_loop
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -59,7 +58,7 @@ class Slot:
         queue, waiter = self._guard.admission, self._waiter
         self._start(queue)
         if not waiter.settled:
-            if _on_event_loop():
+            if on_event_loop():
                 queue.leave(waiter)
                 msg = (
                     f"A synchronous call would have to wait for guard {self._guard.name!r} on a thread that runs an "
@@ -242,11 +241,3 @@ class Guard:
     def __repr__(self) -> str:
         waiting = sum(self.admission.waiting().values())
         return f"<Guard {self.name!r}: {self.admission.in_flight} in flight, {waiting} waiting>"
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from langflow_sluice.errors import CircuitOpen, DeadlineExceeded, InvalidInput, QueueTimeout, SluiceError
+from langflow_sluice.errors import (
+    CircuitOpen,
+    DeadlineExceeded,
+    InvalidInput,
+    QueueTimeout,
+    SluiceError,
+    checked_amount,
+)
 from langflow_sluice.guard.waiter import Outcome
 
 if TYPE_CHECKING:
@@ -55,8 +61,7 @@ class CallPolicy:
     def __post_init__(self) -> None:
         for name, field in (("max_retries", "max_retries"), ("total_timeout_s", "total_timeout")):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise InvalidInput.of(field, value, "it is a number of 0 or more", fix=f"Set {field} to 0 or above.")
+            checked_amount(field, value, "it is a number of 0 or more", fix=f"Set {field} to 0 or above.")
         if self.max_retries != int(self.max_retries):
             raise InvalidInput.of("max_retries", self.max_retries, "it counts attempts", fix="Enter a whole number.")
 

@@ -38,52 +38,30 @@ class Outcome(enum.Enum):
     TIMEOUT = enum.auto()
 
 
-class Waiter:
-    """One caller's place at a guard.
+def on_event_loop() -> bool:
+    """Whether the calling thread runs an event loop at this moment."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
-    A waiter is made before it is known whether the caller must wait, and most callers need not: what it takes to be
-    woken is made only then. A grant may fall between the caller's look at the state and its wait; so the granting
-    side sets the state first and then looks for something to wake, and the waiting side does it the other way round.
-    """
 
-    __slots__ = (
-        "_wake",
-        "enqueued_at",
-        "epoch",
-        "granted_at",
-        "patience_s",
-        "position",
-        "priority",
-        "probe",
-        "state",
-        "tokens",
-    )
+class Sleeper:
+    """Something that may wait and be woken by another thread; what waits says how by setting ``_wake``."""
 
-    def __init__(self, tokens: float, priority: Priority, patience_s: float | None) -> None:
-        self.tokens = tokens
-        self.priority = priority
-        self.patience_s = patience_s
-        self.state = WaiterState.NEW
-        self.enqueued_at = 0.0
-        self.granted_at = 0.0
-        self.epoch = 0
-        self.probe = False
-        self.position = 0
-        self._wake: Callable[[], None] | None = None
+    __slots__ = ("_wake",)
 
-    @property
-    def settled(self) -> bool:
-        """Whether the caller has its answer."""
-        state = self.state
-        return state is not WaiterState.NEW and state is not WaiterState.WAITING
+    def __init__(self) -> None:
+        self._wake: Callable[[], object] | None = None
 
     @property
     def waits(self) -> bool:
-        """Whether the caller has made itself ready to be woken."""
+        """Whether it has made itself ready to be woken."""
         return self._wake is not None
 
     def wake(self) -> bool:
-        """Tells a caller that waits that it is settled; any thread.
+        """Wakes what waits; any thread.
 
         Returns:
             False where nobody can be told any more: the caller's event loop is closed.
@@ -96,6 +74,45 @@ class Waiter:
         except RuntimeError:
             return False
         return True
+
+
+class Waiter(Sleeper):
+    """One caller's place at a guard.
+
+    A waiter is made before it is known whether the caller must wait, and most callers need not: what it takes to be
+    woken is made only then. A grant may fall between the caller's look at the state and its wait; so the granting
+    side sets the state first and then looks for something to wake, and the waiting side does it the other way round.
+    """
+
+    __slots__ = (
+        "enqueued_at",
+        "epoch",
+        "granted_at",
+        "patience_s",
+        "position",
+        "priority",
+        "probe",
+        "state",
+        "tokens",
+    )
+
+    def __init__(self, tokens: float, priority: Priority, patience_s: float | None) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.priority = priority
+        self.patience_s = patience_s
+        self.state = WaiterState.NEW
+        self.enqueued_at = 0.0
+        self.granted_at = 0.0
+        self.epoch = 0
+        self.probe = False
+        self.position = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the caller has its answer."""
+        state = self.state
+        return state is not WaiterState.NEW and state is not WaiterState.WAITING
 
     async def wait(self) -> None:
         """Waits on the running loop until settled; cancellation leaves the state to the queue."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,12 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from langflow_sluice.errors import (
     DeadlineExceeded,
-    InvalidInput,
     Rejected,
     SluiceError,
     UpstreamThrottled,
     UpstreamTimeout,
     UpstreamUnavailable,
+    checked_amount,
 )
 from langflow_sluice.guard.retry import deadline
 
@@ -56,11 +55,8 @@ class Fallback:
     after_s: float = 0.0
 
     def __post_init__(self) -> None:
-        value = self.after_s
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InvalidInput.of(
-                "fallback_after", value, "it is a number of seconds", fix="Set fallback_after to 0 or above."
-            )
+        fix = "Set fallback_after to 0 or above."
+        checked_amount("fallback_after", self.after_s, "it is a number of seconds", fix=fix)
 
     def options(self, first: BaseChatModel, options: Mapping[str, Any]) -> dict[str, Any] | None:
         """What was bound to a call of the first model, for a call of the second.

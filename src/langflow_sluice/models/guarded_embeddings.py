@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
 
-from langflow_sluice.errors import DeadlineExceeded, InvalidInput, UpstreamError
+from langflow_sluice.errors import DeadlineExceeded, InvalidInput, UpstreamError, checked_amount
 from langflow_sluice.models.tokens import estimate_text
 from langflow_sluice.models.vector_cache import VectorSpace, key_of
 from langflow_sluice.side_by_side import side_by_side
@@ -77,11 +76,8 @@ class GuardedEmbeddings(Embeddings):
             hint = "Connect the embeddings themselves, or set the limits at the node that they come from."
             raise InvalidInput(msg, hint=hint)
         self.space = space or VectorSpace(None, 0.0)
-        ttl_s = self.space.ttl_s
-        if isinstance(ttl_s, bool) or not isinstance(ttl_s, (int, float)) or not 0 <= ttl_s < math.inf:
-            raise InvalidInput.of(
-                "cache_ttl", ttl_s, "it is a number of seconds", fix="Set cache_ttl to 0 or above; 0 is off."
-            )
+        fix = "Set cache_ttl to 0 or above; 0 is off."
+        checked_amount("cache_ttl", self.space.ttl_s, "it is a number of seconds", fix=fix)
         self.batch_size = batch_size
         self.available_models = dict(available_models or {})
 

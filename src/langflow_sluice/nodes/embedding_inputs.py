@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.embeddings import Embeddings
 from lfx.io import FloatInput, IntInput
 
 from langflow_sluice.errors import InvalidInput
-from langflow_sluice.failures import diagnose_http
+from langflow_sluice.nodes.foreign_models import protection_in_front_of
 from langflow_sluice.nodes.guard_inputs import guard_of, node_identity, number, report
-from langflow_sluice.nodes.upstream_inputs import call_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,14 +72,13 @@ def guarded_embeddings(component: Component) -> GuardedEmbeddings:
 
 def _guarded(component: Component, embeddings: Embeddings) -> GuardedEmbeddings:
     from langflow_sluice.models.guarded_embeddings import GuardedEmbeddings
-    from langflow_sluice.models.protection import Protection
     from langflow_sluice.models.services import service_of
     from langflow_sluice.models.unretried import without_retries
     from langflow_sluice.models.vector_cache import VectorSpace, identity_of
 
     service = service_of(embeddings)
     guard = guard_of(component, service.guard_name or node_identity(component))
-    protection = Protection(guard, call_policy(component), functools.partial(diagnose_http, resource=service.host))
+    protection = protection_in_front_of(service, guard, component)
     space = VectorSpace((service.guard_name, identity_of(embeddings)), number(component.cache_ttl))
     return GuardedEmbeddings(without_retries(embeddings), protection, number(component.batch_size), space=space)
 

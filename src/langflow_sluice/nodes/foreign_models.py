@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from lfx.custom.custom_component.component import Component
 
+    from langflow_sluice.guard import Guard
     from langflow_sluice.models.fallback import Fallback
+    from langflow_sluice.models.protection import Protection
+    from langflow_sluice.models.services import Service
 
 
 def guarded_model(component: Component) -> BaseChatModel:
@@ -25,7 +28,6 @@ def guarded_model(component: Component) -> BaseChatModel:
     """
     from langflow_sluice.models.binding import unbound
     from langflow_sluice.models.guarded_chat import guarded
-    from langflow_sluice.models.protection import Protection
     from langflow_sluice.models.services import service_of
     from langflow_sluice.models.unretried import without_retries
 
@@ -33,8 +35,23 @@ def guarded_model(component: Component) -> BaseChatModel:
     service = service_of(model)
     guard = guard_of(component, service.guard_name or node_identity(component))
     fallback = _fallback(component, guard.name)
-    diagnose = functools.partial(diagnose_http, resource=service.host)
-    return guarded(without_retries(model), Protection(guard, call_policy(component), diagnose, fallback), options)
+    return guarded(without_retries(model), protection_in_front_of(service, guard, component, fallback), options)
+
+
+def protection_in_front_of(
+    service: Service, guard: Guard, component: Component, fallback: Fallback | None = None
+) -> Protection:
+    """What stands in front of a service that a node's model or embeddings call.
+
+    Args:
+        service: For the errors.
+        guard: The gate.
+        component: Its inputs tell how calls are made.
+        fallback: Answers what the service does not.
+    """
+    from langflow_sluice.models.protection import Protection
+
+    return Protection(guard, call_policy(component), functools.partial(diagnose_http, resource=service.host), fallback)
 
 
 def _fallback(component: Component, first: str) -> Fallback | None:
@@ -44,7 +61,6 @@ def _fallback(component: Component, first: str) -> Fallback | None:
     from langflow_sluice.models.binding import unbound
     from langflow_sluice.models.fallback import Fallback
     from langflow_sluice.models.guarded_chat import bound_to, guarded, protection_of
-    from langflow_sluice.models.protection import Protection
     from langflow_sluice.models.services import service_of
     from langflow_sluice.models.unretried import without_retries
 
@@ -57,6 +73,5 @@ def _fallback(component: Component, first: str) -> Fallback | None:
         # Never the first model's guard: that is the one which is open or full when the fallback is asked.
         name = service.guard_name if service.guard_name not in {"", first} else identity
         guard = guard_registry().guard(name, guard_settings(component), asked_by=identity)
-        diagnose = functools.partial(diagnose_http, resource=service.host)
-        model = guarded(without_retries(model), Protection(guard, call_policy(component), diagnose), options)
+        model = guarded(without_retries(model), protection_in_front_of(service, guard, component), options)
     return Fallback(model, number(component.fallback_after))

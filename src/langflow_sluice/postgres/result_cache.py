@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
 from array import array
 from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.cache import Packing
-from langflow_sluice.errors import InvalidInput
 from langflow_sluice.single_flight import SingleFlightCache
 
 if TYPE_CHECKING:
@@ -51,14 +49,3 @@ def key_of(question: str, vector: Sequence[float] | None) -> bytes:
     if vector is not None:
         digest.update(b"\0" + array("d", vector).tobytes())
     return digest.digest()
-
-
-def checked_ttl(value: Any) -> float:
-    """Seconds for which results may be taken from the cache.
-
-    Raises:
-        InvalidInput: It is no number of seconds.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InvalidInput.of("cache_ttl", value, "it is a number of seconds", fix="Set cache_ttl to 0 or above.")
-    return float(value)

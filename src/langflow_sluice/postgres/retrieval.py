@@ -9,11 +9,11 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict
 
-from langflow_sluice.errors import InvalidInput
+from langflow_sluice.errors import InvalidInput, checked_amount
 from langflow_sluice.postgres import side_loop
 from langflow_sluice.postgres.engines import engine_for
 from langflow_sluice.postgres.guarding import guarded
-from langflow_sluice.postgres.result_cache import checked_ttl, key_of, namespace_of, result_cache
+from langflow_sluice.postgres.result_cache import key_of, namespace_of, result_cache
 from langflow_sluice.postgres.search import CollectionSearch
 from langflow_sluice.postgres.url import fingerprint
 from langflow_sluice.single_flight import Ask
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
     from langchain_core.embeddings import Embeddings
 
+    from langflow_sluice.guard import Guard
     from langflow_sluice.nodes.database_inputs import Database
     from langflow_sluice.postgres.layout import Columns
     from langflow_sluice.postgres.search import SearchHit
@@ -80,10 +81,15 @@ class Retrieval:
         self._settings = settings
         self._ask = Ask(
             namespace_of(fingerprint(database.url), collection.schema, collection.name),
-            checked_ttl(cache_ttl_s),
+            checked_amount("cache_ttl", cache_ttl_s, "it is a number of seconds", fix="Set cache_ttl to 0 or above."),
             # Who waits for another one's search gets its place in the queue and its errors.
             terms=(database.guard, database.priority, database.settings),
         )
+
+    @property
+    def guard(self) -> Guard:
+        """The gate in front of the database."""
+        return self._database.guard
 
     async def search(self, question: str) -> list[SearchHit]:
         """The rows that answer a question, the best first.

@@ -6,12 +6,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
-import math
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from langflow_sluice.errors import InvalidInput, SluiceError, UpstreamTimeout, UpstreamUnavailable
+from langflow_sluice.errors import InvalidInput, SluiceError, UpstreamTimeout, UpstreamUnavailable, checked_amount
 from langflow_sluice.guard import PRIORITIES
 from langflow_sluice.guard.waiter import Outcome
 
@@ -50,11 +49,8 @@ class ToolPolicy:
     priority: Priority = "normal"
 
     def __post_init__(self) -> None:
-        value = self.timeout_s
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InvalidInput.of(
-                "tool_timeout", value, "it is a number of 0 or more", fix="Set tool_timeout to 0 (no limit) or above."
-            )
+        fix = "Set tool_timeout to 0 (no limit) or above."
+        checked_amount("tool_timeout", self.timeout_s, "it is a number of 0 or more", fix=fix)
         if self.priority not in PRIORITIES:
             raise InvalidInput.of("priority", self.priority, "there is no such lane", fix=f"Use one of {PRIORITIES}.")
 
