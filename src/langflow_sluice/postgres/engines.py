@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 from psycopg.pq import TransactionStatus
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.util import greenlet_spawn
 
 from langflow_sluice.errors import PoolTimeout
 from langflow_sluice.postgres import vectors
@@ -150,17 +149,17 @@ async def connection(
     if not for_writing:
         pool.read_at = time.monotonic()
     try:
-        lent = await greenlet_spawn(engine.sync_engine.raw_connection)
+        record = await pool.lend()
     except Exception as exc:  # noqa: BLE001 - one function knows all errors
         raise translate(exc, target=pool.label) from None
-    driver = cast("AsyncConnection[tuple[Any, ...]]", lent.driver_connection)
+    driver = cast("AsyncConnection[tuple[Any, ...]]", record.driver_connection)
     try:
         yield driver
     finally:
         if driver.closed or driver.info.transaction_status != TransactionStatus.IDLE:
-            await greenlet_spawn(lent.invalidate)
+            pool.discard(record)
         else:
-            lent.close()  # our pool only passes it on, without I/O
+            pool.take_back(record)
 
 
 @asynccontextmanager
@@ -183,7 +182,7 @@ async def writing(engine: AsyncEngine, *, building: bool = False) -> AsyncIterat
     try:
         for budget in budgets:
             permits = budget.builds if building else budget.writes
-            if not await greenlet_spawn(pool.ask, caller, permits, pool.settings.pool_timeout_s):
+            if not await pool.ask(caller, permits, pool.settings.pool_timeout_s):
                 msg = (
                     f"{permits.out} others {'build an index' if building else 'write'} over the pool of {pool.label},"
                     f" which is all that may at a time, and {permits.waiting} wait; none came to its end within"

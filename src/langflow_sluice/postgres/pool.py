@@ -21,8 +21,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from sqlalchemy.pool import Pool
-from sqlalchemy.util import await_only
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from langflow_sluice.errors import PoolTimeout
 from langflow_sluice.guard.clock import SYSTEM_CLOCK
@@ -170,41 +171,80 @@ class BoundedPool(Pool):
         """Closes what is idle."""
         self.drop_idle()
 
-    def ask(self, caller: Holding, permits: Permits, patience_s: float) -> bool:
-        """Waits in SQLAlchemy's greenlet for a permit and tells whether the caller has it now."""
+    async def ask(self, caller: Holding, permits: Permits, patience_s: float) -> bool:
+        """Waits for a permit and tells whether the caller has it now."""
         waiter = permits.ask(patience_s)
         if not waiter.settled:
             self.roster.sweep()
             if not waiter.settled:
-                await_only(permits.wait(waiter))
+                await permits.wait(waiter)
         return caller.add(permits, waiter)
 
-    def _do_get(self) -> ConnectionPoolEntry:
+    async def lend(self) -> ConnectionPoolEntry:
+        """A connection, tested where it was idle for a while; to be given to ``take_back``, or to ``discard``.
+
+        SQLAlchemy's own way to a connection leads here too, but through a greenlet and an object that watches over it,
+        which together take longer than a pool should.
+
+        Raises:
+            PoolTimeout: None came free in time, or too many wait already.
+            Exception: None could be opened; what the driver says.
+        """
         caller = Holding()
         deadline = time.monotonic() + self.settings.pool_timeout_s
         try:
-            self._admit(caller, deadline)
-            record = self._take_idle() or self._open(caller, deadline)
+            await self._admit(caller, deadline)
+            record = await self._take_good() or await self._open(caller, deadline)
         except BaseException:
             self.end(caller)
             raise
         caller.record = record
         self._lent[record] = caller
-        # One that was ever waited for is bound to its loop.
-        record.driver_connection.lock = asyncio.Lock()  # type: ignore[union-attr]
+        _unbind(record)
         return record
 
-    def _admit(self, caller: Holding, deadline: float) -> None:
+    def take_back(self, record: ConnectionPoolEntry) -> None:
+        """Puts a connection that is in order back among the idle ones, or closes it where places are needed."""
+        self._do_return_conn(record)
+
+    def discard(self, record: ConnectionPoolEntry) -> None:
+        """Closes a connection that is in no state to be used again; what it does on the server comes to its end."""
+        self._close(record)
+        self._do_return_conn(record)
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        return await_only(self.lend())
+
+    async def _admit(self, caller: Holding, deadline: float) -> None:
         uses = self.budget.uses
-        if not self.ask(caller, uses, self.settings.pool_timeout_s):
+        if not await self.ask(caller, uses, self.settings.pool_timeout_s):
             raise self._full()
         self.track(caller)
         # In this order: who evicts a pool looks at its permits after taking its seat away.
         if not self.seated:
-            self.roster.seat(self, deadline - time.monotonic())
+            await self.roster.seat(self, deadline - time.monotonic())
         roster = self.roster
-        if roster.is_limited and not self.ask(caller, roster.budget.uses, deadline - time.monotonic()):
+        if roster.is_limited and not await self.ask(caller, roster.budget.uses, deadline - time.monotonic()):
             raise self._forbidden()
+
+    async def _take_good(self) -> ConnectionPoolEntry | None:
+        while True:
+            record = self._take_idle()
+            if record is None or record.fresh or not self.settings.pre_ping:  # type: ignore[attr-defined]
+                return record
+            _unbind(record)
+            try:
+                await record.driver_connection.execute("")  # type: ignore[union-attr]
+            except psycopg.Error:
+                # SQLAlchemy does the same: where one session has ended, the others that were idle have, too.
+                self._close(record)
+                self.drop_idle()
+            except BaseException:
+                self._close(record)
+                raise
+            else:
+                record.fresh = True  # type: ignore[attr-defined]
+                return record
 
     def _take_idle(self) -> ConnectionPoolEntry | None:
         recycle_s = self.settings.pool_recycle_s
@@ -215,45 +255,49 @@ class BoundedPool(Pool):
                 return None
             young = not recycle_s or time.time() - record.starttime < recycle_s  # type: ignore[attr-defined]
             if young and sessions.is_alive(record.driver_connection):
-                # In use a moment ago: SQLAlchemy leaves the ping out then.
+                # In use a moment ago: there is no need to ask the server.
                 record.fresh = time.monotonic() - since < PING_AFTER_S  # type: ignore[attr-defined]
                 return record
             self._close(record)
 
-    def _open(self, caller: Holding, deadline: float) -> ConnectionPoolEntry:
+    async def _open(self, caller: Holding, deadline: float) -> ConnectionPoolEntry:
         caller.places = places = Holding()
-        if not self.ask(places, self.budget.places, deadline - time.monotonic()):
+        if not await self.ask(places, self.budget.places, deadline - time.monotonic()):
             raise self._full()
         shared = self.roster.budget.places
         waiter = shared.ask(deadline - time.monotonic())
         if not waiter.settled:
             # The operator's limit is reached, so somebody's idle connection has to go.
             self.roster.close_an_idle_one()
-            await_only(shared.wait(waiter))
+            await shared.wait(waiter)
         if not places.add(shared, waiter):
             raise self._forbidden()
-        record = self._create_connection() if self._is_set_up else self._set_up(caller, deadline)
+        opening = self._connect() if self._is_set_up else self._set_up(caller, deadline)
+        record = await opening
         self._open_places[record] = places
         caller.places = None
         return record
 
-    def _set_up(self, caller: Holding, deadline: float) -> ConnectionPoolEntry:
+    async def _connect(self) -> ConnectionPoolEntry:
+        return await greenlet_spawn(self._create_connection)
+
+    async def _set_up(self, caller: Holding, deadline: float) -> ConnectionPoolEntry:
         """Opens the first connection, or shares the failure of who has just tried."""
         attempts = self._attempts
-        if not self.ask(caller, self._set_ups, deadline - time.monotonic()):
+        if not await self.ask(caller, self._set_ups, deadline - time.monotonic()):
             raise self._full()
         try:
             if not self._is_set_up and attempts != self._attempts and self._failure is not None:
                 raise copy.copy(self._failure)
-            record = self._attempt()
+            record = await self._attempt()
         finally:
             caller.drop(self._set_ups)
         self._is_set_up = True
         return record
 
-    def _attempt(self) -> ConnectionPoolEntry:
+    async def _attempt(self) -> ConnectionPoolEntry:
         try:
-            return self._create_connection()
+            return await self._connect()
         except Exception as exc:
             self._attempts += 1
             self._failure = copy.copy(translate(exc, target=self.label))
@@ -355,6 +399,11 @@ class BoundedPool(Pool):
             f" {uses.waiting} callers wait."
         )
         return PoolTimeout(msg, hint="Raise SLUICE_MAX_DB_CONNECTIONS, or let fewer callers in (max_concurrency).")
+
+
+def _unbind(record: ConnectionPoolEntry) -> None:
+    """Makes a connection fit for the running loop: a lock that was ever waited for is bound to its loop."""
+    record.driver_connection.lock = asyncio.Lock()  # type: ignore[union-attr]
 
 
 def _nothing() -> None:

@@ -7,8 +7,6 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from sqlalchemy.util import await_only
-
 from langflow_sluice.errors import PoolTimeout
 from langflow_sluice.guard.clock import SYSTEM_CLOCK
 from langflow_sluice.guard.operator_limits import max_db_connections
@@ -95,8 +93,8 @@ class Roster:
         for pool in self._every_pool():
             pool.sweep()
 
-    def seat(self, pool: BoundedPool, patience_s: float) -> None:
-        """Gives a pool a seat, for which the caller may have to wait; in SQLAlchemy's greenlet.
+    async def seat(self, pool: BoundedPool, patience_s: float) -> None:
+        """Gives a pool a seat, for which the caller may have to wait.
 
         Raises:
             PoolTimeout: All seats were taken, by pools in use, for as long as the caller could wait.
@@ -111,7 +109,7 @@ class Roster:
                 return
             self._asking.setdefault(pool, []).append(waiter)
         try:
-            await_only(self._seats.wait(waiter))
+            await self._seats.wait(waiter)
         finally:
             with self._lock:
                 asking = self._asking.get(pool, [])

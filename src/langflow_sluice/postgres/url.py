@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from typing import Final, NoReturn
@@ -88,8 +89,14 @@ def redacted(url: URL) -> str:
 def fingerprint(url: URL) -> str:
     """A name for address and credential that tells neither: equal for equal addresses, also in other processes."""
     parts = (url.username, str(url.password or ""), url.host, url.port, url.database)
-    query = sorted((name, tuple(values)) for name, values in url.normalized_query.items())
-    return hashlib.sha256(repr((parts, query)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    query = sorted((name, tuple(values)) for name, values in url.normalized_query.items()) if url.query else ()
+    return _digest(parts, tuple(query))
+
+
+# Asked for several times a search, and a process knows few addresses.
+@functools.lru_cache(maxsize=128)
+def _digest(parts: tuple[object, ...], query: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
+    return hashlib.sha256(repr((parts, list(query))).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _parse(text: str) -> URL:
