@@ -1,5 +1,5 @@
 from lfx.custom.custom_component.component import Component
-from lfx.io import DropdownInput, HandleInput, IntInput, Output
+from lfx.io import DropdownInput, HandleInput, IntInput, Output, StrInput
 from lfx.schema.data import Data
 
 from langflow_sluice.nodes.database_inputs import collection_inputs, database_of, pool_inputs
@@ -33,6 +33,13 @@ class PooledPGWriterComponent(Component):
             info="What to do with a text that is there already: leave it, embed it again and replace its embedding, or "
             "end with an error before anything is embedded.",
         ),
+        StrInput(
+            name="language",
+            display_name="Language",
+            advanced=True,
+            info="Of a collection that is not there yet, for keyword and hybrid searches: a text search configuration "
+            "of PostgreSQL, such as german or simple. Blank: english.",
+        ),
         *pool_inputs(),
         *guard_inputs(blank_name=NAMED_BY_CREDENTIAL, max_concurrency=10),
     ]
@@ -47,6 +54,7 @@ class PooledPGWriterComponent(Component):
             texts_of(self.ingest_data),
             on_conflict=self.on_conflict,
             batch_size=self.batch_size,
+            language=(self.language or "").strip(),
             progress=lambda progress: self.log(str(progress), name="Progress"),
         )
         for line in in_ranges(result.failed):

@@ -25,6 +25,8 @@ from langflow_sluice.postgres.documents import DocumentRow, RowFailure
 from langflow_sluice.postgres.engines import engine_for, pool_of, writing
 from langflow_sluice.postgres.guarding import guarded, outcome_of
 from langflow_sluice.postgres.ingestion import IngestProgress, IngestReport, in_ranges, ingest
+from langflow_sluice.postgres.search import CollectionSearch
+from langflow_sluice.postgres.search_settings import SearchSettings
 from langflow_sluice.postgres.settings import PoolSettings
 from langflow_sluice.postgres.url import parse_database_url
 from langflow_sluice.postgres.writer import CollectionWriter
@@ -251,6 +253,29 @@ class TestFailing:
         with pytest.raises(InvalidInput, match=next(iter(options))):
             await run(database, texts(1), embedding, **options)
         assert embedding.calls == 0
+
+    @pytest.mark.parametrize("on_conflict", ["skip", "update", "error"])
+    async def test_a_language_that_the_database_has_not_is_told_before_any_text_is_embedded(
+        self, database: Database, on_conflict: str
+    ) -> None:
+        embedding = Lengths()
+        with pytest.raises(InvalidInput, match="language is 'klingon'"):
+            await run(database, texts(1), embedding, language="klingon", on_conflict=on_conflict)
+        assert embedding.calls == 0
+
+
+class TestTheLanguage:
+    async def test_a_new_collection_has_the_words_of_its_language(self, database: Database) -> None:
+        await run(database, [("Die Brunnen sind tief.", {})], language="german")
+        engine = engine_for(database.url, database.settings)
+        search = CollectionSearch(engine, "docs")
+        assert len(await search.find(SearchSettings(search_type="keyword"), text="Brunnens")) == 1
+
+    async def test_a_collection_that_is_there_keeps_its_own(self, database: Database) -> None:
+        await run(database, [("The wells are deep.", {})])
+        await run(database, [("A well is dry.", {})], language="german")
+        search = CollectionSearch(engine_for(database.url, database.settings), "docs")
+        assert len(await search.find(SearchSettings(search_type="keyword"), text="well")) == 2
 
 
 class TestTelling:

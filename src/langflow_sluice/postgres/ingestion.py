@@ -114,6 +114,7 @@ async def ingest(
     on_conflict: OnConflict,
     batch_size: int,
     progress: Callable[[IngestProgress], None],
+    language: str = "",
 ) -> IngestReport:
     """Embeds texts and writes them to a collection, part by part.
 
@@ -132,6 +133,7 @@ async def ingest(
         on_conflict: What to do with a text that is there already.
         batch_size: Rows a transaction.
         progress: Called on the loop after each part.
+        language: Text search configuration of a collection that has to be created; empty for English.
 
     Returns:
         What became of all of them; indexes of failed texts count from the first one, which is 0.
@@ -142,7 +144,7 @@ async def ingest(
     """
     check_arguments(on_conflict, batch_size)
     engine = engine_for(database.url, database.settings)
-    writer = CollectionWriter(engine, collection, admission=lambda: guarded(database))
+    writer = CollectionWriter(engine, collection, language=language, admission=lambda: guarded(database))
     return await _Ingestion(database, writer, embedding, texts, on_conflict, batch_size, progress).run()
 
 
@@ -202,6 +204,9 @@ class _Ingestion:
         try:
             if self._on_conflict == "error":
                 await self._refuse_what_exists()
+            elif self._on_conflict == "update" and total:
+                # What is wrong with the database or the collection shows before anything is embedded.
+                await self._patiently(lambda: self._writer.stored(()))
             await self._all_parts()
         except SluiceError as error:
             raise self._with_account(error) from None

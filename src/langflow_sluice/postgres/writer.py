@@ -49,6 +49,8 @@ class CollectionWriter:
         engine: From ``engine_for``; a writer is for one loop.
         collection: Name of the collection, which is the table's name; any characters, it is always quoted.
         schema: Schema the table lies in; it must exist.
+        language: Text search configuration of a collection that has to be created; empty for English. One that exists
+            keeps its own.
         admission: Makes what is entered around each use of a connection, such as a slot of a guard.
 
     Raises:
@@ -61,12 +63,14 @@ class CollectionWriter:
         collection: str,
         *,
         schema: str = "public",
+        language: str = "",
         admission: Callable[[], contextlib.AbstractAsyncContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         self._engine = engine
         self._pool = engines.pool_of(engine)
         self._collection = checked_name("collection_name", collection)
         self._schema = checked_name("schema", schema)
+        self._language = language
         self._key = (self._pool.fingerprint, schema, collection)
         self._admission = admission
         self._layout: Layout | None = None
@@ -160,6 +164,7 @@ class CollectionWriter:
         Reads, so it takes none of the writers' share.
 
         Raises:
+            InvalidInput: The database has no such language.
             DatabaseError: The subclass says what; a table of that name is something else, for instance.
         """
         async with self._connection(reading=True) as connection:
@@ -284,7 +289,8 @@ class CollectionWriter:
         if layout is None and not dimensions:
             return Layout("own", "", "vector", 1, "")  # nothing fits any table, so none is created
         if layout is None:
-            await ddl.create(connection, self._schema, self._collection, dimensions, self._local())
+            language = self._language or ddl.DEFAULT_LANGUAGE
+            await ddl.create(connection, self._schema, self._collection, dimensions, self._local(), language)
             layouts.forget(self._key)
             layout = await self._find(connection)
             if layout is not None and self._pool.limit == 1:
@@ -294,7 +300,13 @@ class CollectionWriter:
         return layout
 
     async def _find(self, connection: AsyncConnection[tuple[Any, ...]]) -> Layout | None:
-        return await find_layout(connection, target=self._pool.label, schema=self._schema, collection=self._collection)
+        return await find_layout(
+            connection,
+            target=self._pool.label,
+            schema=self._schema,
+            collection=self._collection,
+            language=self._language,
+        )
 
 
 def _length(embedding: Any) -> int:
