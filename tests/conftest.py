@@ -33,6 +33,14 @@ def pytest_collection_modifyitems():
             get_settings_service()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The figures of a test run are nobody else's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLUICE_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _empty_caches():
     """No test finds what another one has asked for: providers of tests come back on the same ports."""

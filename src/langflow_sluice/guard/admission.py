@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.guard.adaptive import AdaptiveLimit
 from langflow_sluice.guard.breaker import BreakerState, CircuitBreaker
+from langflow_sluice.guard.histogram import Histogram
 from langflow_sluice.guard.lanes import Lanes
 from langflow_sluice.guard.meter import RateMeter
 from langflow_sluice.guard.waiter import Outcome, Waiter, WaiterState
@@ -67,6 +68,8 @@ class AdmissionQueue:
         self.breaker = CircuitBreaker()
         self.waits_s: deque[float] = deque(maxlen=RECENT)
         self.services_s: deque[float] = deque(maxlen=RECENT)
+        self.wait_times = Histogram()
+        self.service_times = Histogram()
         self.in_flight = 0
         self.peak_in_flight = 0
         self.admitted = 0
@@ -164,7 +167,9 @@ class AdmissionQueue:
 
     def _release(self, waiter: Waiter) -> None:
         self.in_flight -= 1
-        self.services_s.append(self._clock.now() - waiter.granted_at)
+        service_s = self._clock.now() - waiter.granted_at
+        self.services_s.append(service_s)
+        self.service_times.add(service_s)
         self._end_probe(waiter)
 
     def _end_probe(self, waiter: Waiter) -> None:
@@ -271,6 +276,7 @@ class AdmissionQueue:
             waiter.probe = self.breaker.admit(now)
         waiter.granted_at = now
         self.waits_s.append(now - waiter.enqueued_at)
+        self.wait_times.add(now - waiter.enqueued_at)
         if self.adaptive is not None:
             waiter.epoch = self.adaptive.epoch
         if self._requests is not None:

@@ -8,6 +8,7 @@ from lfx.io import BoolInput, DropdownInput, FloatInput, IntInput, StrInput
 
 from langflow_sluice.guard import PRIORITIES, Guard, GuardSettings, disagreement, guard_registry
 from langflow_sluice.guard.operator_limits import operator_limits
+from langflow_sluice.metrics.publisher import publisher
 
 if TYPE_CHECKING:
     from lfx.custom.custom_component.component import Component
@@ -135,6 +136,7 @@ def guard_of(component: Component, blank_name: str) -> Guard:
     owner = "all users" if operator_limits().is_shared(name) else _user(component)
     key = f"{owner}/{name}" if name else blank_name
     guard = guard_registry().guard(key, settings, asked_by=node_identity(component), name=name)
+    publisher.start()
     warning = disagreement(guard, settings)
     if warning:
         component.log(warning, name="Guard")

@@ -1,0 +1,201 @@
+"""The figures of one process: its guards, its database pools and its event loops."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langflow_sluice.guard.registry import guard_registry
+from langflow_sluice.metrics.loop_lag import loop_lags
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from langflow_sluice.guard import Guard
+
+# Changes when a reader of an older process could no longer understand what is written.
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Times by range; see ``guard.histogram``.
+
+    Attributes:
+        counts: For each of ``BOUNDS_S`` how many fell below it and not below the one before; the rest at the end.
+        sum_s: All of them together.
+    """
+
+    counts: tuple[int, ...]
+    sum_s: float
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFigures:
+    """One guard of one process; holds no credential and no prompt.
+
+    Attributes:
+        name: Shown to people; several guards of one process may share it, since names are private to their users.
+        in_flight: Permits in use.
+        peak_in_flight: The most ever in use at once.
+        waiting: Callers in the queue, by priority.
+        limit: Calls that may be in flight now; 0 for any number.
+        max_concurrency: The cap as it was set; ``limit`` lies below it where an adaptive guard has backed off.
+        requests_per_minute: As set; 0 for any number.
+        admitted: Permits granted so far.
+        turned_away: Callers who got none, by reason: full, timeout, open, gone.
+        retries: Attempts that failed and were followed by another one.
+        breaker: closed, open or half_open.
+        paused_s: Seconds for which the service still wants to be left alone.
+        wait: Times in the queue.
+        service: Times for which permits were held.
+    """
+
+    name: str
+    in_flight: int
+    peak_in_flight: int
+    waiting: dict[str, int]
+    limit: int
+    max_concurrency: int
+    requests_per_minute: float
+    admitted: int
+    turned_away: dict[str, int]
+    retries: int
+    breaker: str
+    paused_s: float
+    wait: Times
+    service: Times
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """One database pool of one process; the label is ``host:port/database``."""
+
+    label: str
+    capacity: int
+    checked_out: int
+    idle: int
+    waiting: int
+    writing: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFigures:
+    """Everything one process tells.
+
+    Attributes:
+        worker: Host and process id; tells the processes of a deployment apart.
+        started_at: When the process began to tell, in seconds since the epoch.
+        told_at: When this was told, in seconds since the epoch.
+        guards: Those that were ever asked for a permit.
+        pools: Those with connections.
+        loop_lag_s: How long each event loop that runs flows takes to come round; the longest of the last seconds.
+    """
+
+    worker: str
+    started_at: float
+    told_at: float
+    guards: tuple[GuardFigures, ...]
+    pools: tuple[PoolFigures, ...]
+    loop_lag_s: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> ProcessFigures:
+        """Back from ``to_dict``.
+
+        Raises:
+            ValueError: Another version of Sluice has told it.
+        """
+        if told.get("format") != FORMAT:
+            msg = f"format {told.get('format')!r} instead of {FORMAT}"
+            raise ValueError(msg)
+        values = {name: value for name, value in told.items() if name != "format"}
+        try:
+            values["guards"] = tuple(_guard_from(each) for each in values["guards"])
+            values["pools"] = tuple(PoolFigures(**each) for each in values["pools"])
+            values["loop_lag_s"] = tuple(values["loop_lag_s"])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(str(error)) from None
+
+
+def worker_name() -> str:
+    """Host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+_STARTED_AT = time.time()
+
+
+def figures() -> ProcessFigures:
+    """This process as it is now; takes no lock that a caller of a guard could wait for."""
+    return ProcessFigures(
+        worker=worker_name(),
+        started_at=_STARTED_AT,
+        told_at=time.time(),
+        guards=tuple(_figures_of(guard) for guard in guard_registry().guards()),
+        pools=_pools(),
+        loop_lag_s=loop_lags.read(),
+    )
+
+
+def _figures_of(guard: Guard) -> GuardFigures:
+    statistics, queue = guard.statistics(), guard.admission
+    return GuardFigures(
+        name=guard.name,
+        in_flight=statistics.in_flight,
+        peak_in_flight=statistics.peak_in_flight,
+        waiting={str(lane): count for lane, count in statistics.waiting.items()},
+        limit=statistics.limit,
+        max_concurrency=statistics.settings.max_concurrency,
+        requests_per_minute=statistics.settings.requests_per_minute,
+        admitted=statistics.admitted,
+        turned_away={
+            "full": statistics.refused,
+            "timeout": statistics.expired,
+            "open": statistics.broken,
+            "gone": statistics.gone,
+        },
+        retries=statistics.retries,
+        breaker=statistics.breaker.name.lower(),
+        paused_s=statistics.pause_left_s,
+        wait=Times(tuple(queue.wait_times.counts), queue.wait_times.sum_s),
+        service=Times(tuple(queue.service_times.counts), queue.service_times.sum_s),
+    )
+
+
+def _pools() -> tuple[PoolFigures, ...]:
+    # A process that has used no database need not load what talks to one.
+    engines = sys.modules.get("langflow_sluice.postgres.engines")
+    if engines is None:
+        return ()
+    return tuple(
+        PoolFigures(
+            label=each.label,
+            capacity=each.pool_size + each.max_overflow,
+            checked_out=each.checked_out,
+            idle=each.idle,
+            waiting=each.waiting,
+            writing=each.writing,
+        )
+        for each in engines.pool_statistics()
+    )
+
+
+def _guard_from(told: Mapping[str, Any]) -> GuardFigures:
+    times = {name: Times(tuple(told[name]["counts"]), told[name]["sum_s"]) for name in ("wait", "service")}
+    return GuardFigures(**{**told, **times})
