@@ -56,7 +56,8 @@ def protection_in_front_of(
 
 def _fallback(component: Component, first: str) -> Fallback | None:
     """The second model, behind a guard too: its own, or one with the node's limits in front of its service."""
-    if component.fallback is None or component.fallback == "":
+    connected = getattr(component, "fallback", None)  # not every node that guards a model has one
+    if connected is None or connected == "":
         return None
     from langflow_sluice.models.binding import unbound
     from langflow_sluice.models.fallback import Fallback
@@ -64,7 +65,7 @@ def _fallback(component: Component, first: str) -> Fallback | None:
     from langflow_sluice.models.services import service_of
     from langflow_sluice.models.unretried import without_retries
 
-    model, options = unbound(component.fallback, field="fallback")
+    model, options = unbound(connected, field="fallback")
     if protection_of(model) is not None:
         model = bound_to(model, options)
     else:

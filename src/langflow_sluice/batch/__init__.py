@@ -1,0 +1,1 @@
+"""Many rows through a model: what Guarded Batch Run does."""
