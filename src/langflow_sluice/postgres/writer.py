@@ -14,7 +14,7 @@ from langflow_sluice.errors import DatabaseError, InvalidInput
 from langflow_sluice.postgres import engines, failures, vectors
 from langflow_sluice.postgres import schema as ddl
 from langflow_sluice.postgres.batches import ROWS_A_TURN, OnConflict, Run, prepared, with_embedding
-from langflow_sluice.postgres.layout import Layout, find_layout, layouts
+from langflow_sluice.postgres.layout import DEFAULT_LANGUAGE, Layout, find_layout, layouts
 from langflow_sluice.postgres.names import checked_name
 from langflow_sluice.postgres.result_cache import namespace_of, result_cache
 
@@ -289,7 +289,7 @@ class CollectionWriter:
         if layout is None and not dimensions:
             return Layout("own", "", "vector", 1, "")  # nothing fits any table, so none is created
         if layout is None:
-            language = self._language or ddl.DEFAULT_LANGUAGE
+            language = self._language or DEFAULT_LANGUAGE
             await ddl.create(connection, self._schema, self._collection, dimensions, self._local(), language)
             layouts.forget(self._key)
             layout = await self._find(connection)

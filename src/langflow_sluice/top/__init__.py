@@ -1,0 +1,1 @@
+"""The command ``sluice top``: the guards and pools of a running deployment, live."""
