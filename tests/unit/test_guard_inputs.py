@@ -32,6 +32,11 @@ class Node:
         self._vertex = types.SimpleNamespace(graph=types.SimpleNamespace(flow_id=flow)) if flow else None
         self.logged = []
 
+    def __getattr__(self, name):
+        if name not in self.__dict__:
+            raise AttributeError(name)
+        return self.__dict__[name]
+
     @property
     def user_id(self):
         if self._user is None:

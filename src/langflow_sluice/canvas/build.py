@@ -49,7 +49,7 @@ class Node:
 
 
 class Flow:
-    """One flow under construction.
+    """One flow under construction; ``slug`` and ``name`` as given.
 
     Args:
         catalog: Where the nodes come from.
@@ -63,8 +63,8 @@ class Flow:
         self, catalog: Catalog, slug: str, *, name: str, description: str, tags: Sequence[str] = ("sluice",)
     ) -> None:
         self.slug = slug
+        self.name = name
         self._catalog = catalog
-        self._name = name
         self._description = description
         self._tags = list(tags)
         self._nodes: dict[str, Node] = {}
@@ -83,6 +83,8 @@ class Flow:
         shown: Sequence[str] = (),
         advanced: Sequence[str] = (),
         output_types: Mapping[str, str] | None = None,
+        actions: Mapping[str, str] | None = None,
+        calls: Flow | None = None,
     ) -> Node:
         """Puts a node of the palette on the canvas.
 
@@ -95,9 +97,11 @@ class Flow:
             shown: Advanced fields to show on the node's face, so that they can be connected.
             advanced: Fields to move to the advanced settings.
             output_types: For an output of several types, the one to offer.
+            actions: Makes the node a tool for agents: what an agent is told of each action it may use, by name.
+            calls: For a Run Flow node, the flow it runs.
 
         Raises:
-            InvalidInput: The node, a field or a type does not exist, a value does not fit, or is a secret.
+            InvalidInput: The node, a field, an action or a type does not exist, a value does not fit, or is a secret.
         """
         data = self._catalog.node(node_type)
         class_name = node_type.rsplit(":", 1)[-1].removesuffix("@official").replace(" ", "")
@@ -108,6 +112,10 @@ class Flow:
         settings.set_values(node.label, data, values or {})
         settings.set_variables(node.label, data, variables or {})
         settings.show(node.label, data, shown=tuple(shown), advanced=tuple(advanced))
+        if actions is not None:
+            settings.make_tool(node.label, data, actions)
+        if calls is not None:
+            settings.call_flow(data, calls.name, calls.to_dict())
         for name, type_name in (output_types or {}).items():
             output = _find_output(node, name)
             if type_name not in output["types"]:
@@ -170,13 +178,12 @@ class Flow:
         heights = {node_id: layout.node_height(node.data) for node_id, node in self._nodes.items()}
         self._positions = layout.grid([[node.id if node else None for node in column] for column in columns], heights)
 
-    def note(self, text: str, *, width: int = 640, height: int = 420, colour: str = "amber") -> None:
-        """Puts a note above the nodes, to the right of the notes before it.
+    def note(self, text: str, *, width: int = 780, colour: str = "amber") -> None:
+        """Puts a note above the nodes, to the right of the notes before it, as high as its text.
 
         Args:
-            text: Markdown, up to 2,500 characters.
+            text: Markdown, a heading and paragraphs, up to 2,500 characters.
             width: In pixels.
-            height: In pixels.
             colour: amber, neutral, rose, blue, lime or transparent.
 
         Raises:
@@ -188,6 +195,7 @@ class Flow:
         if colour not in _NOTE_COLOURS:
             where, fix = "colour of a note", f"Use one of {', '.join(_NOTE_COLOURS)}."
             raise InvalidInput.of(where, colour, "the canvas has no such colour", fix=fix)
+        height = layout.note_height(text, width)
         node_id = f"note-{self.slug}-{len(self._notes) + 1}"
         left = sum(note["width"] + _NOTE_GAP for note in self._notes)
         self._notes.append(
@@ -236,7 +244,7 @@ class Flow:
             "is_component": False,
             "last_tested_version": metadata.version("langflow"),
             "locked": False,
-            "name": self._name,
+            "name": self.name,
             "tags": self._tags,
         }
 

@@ -12,24 +12,49 @@ NODE_WIDTH = 320
 
 _COLUMN_GAP = 140
 _ROW_GAP = 80
-# Heights as the canvas draws them, measured on the starter projects, rounded up.
-_HEADER = 100
-_FIELD = 78
+# Heights as the canvas draws them, measured on the starter projects and on screenshots, rounded up.
+_HEADER = 66
+_DESCRIPTION_LINE = 18
+_LETTERS_A_LINE = 43
+_FIELD = 83
+_HANDLE = 46  # a field that only takes an edge
+_PROMPT = 36  # more than another field
 _OUTPUT = 46
+_NOTE_HEADING = 104
+_NOTE_LINE = 24
+_NOTE_PARAGRAPH = 42
+_NOTE_LETTER_WIDTH = 7.6
+_NOTE_MARGIN = 40
 _WINDOW = (1400, 800)
 
 
 def node_height(node: Mapping[str, Any]) -> int:
     """Estimates the height in pixels at which the canvas draws a node; rather too high than too low."""
     fields = [
-        field
+        field.get("type")
         for name, field in node["template"].items()
         if isinstance(field, dict) and name != "code" and field.get("show", True) and not field.get("advanced")
     ]
     outputs = [output for output in node["outputs"] if not output.get("hidden")]
     # Outputs that are not grouped share one line with a drop-down.
     lines = len(outputs) if any(output.get("group_outputs") for output in outputs) else min(1, len(outputs))
-    return _HEADER + _FIELD * len(fields) + _OUTPUT * lines
+    description = _DESCRIPTION_LINE * -(-len(node.get("description") or "") // _LETTERS_A_LINE)
+    handles = fields.count("other")
+    face = _HANDLE * handles + _FIELD * (len(fields) - handles) + _PROMPT * fields.count("prompt")
+    return _HEADER + description + face + _OUTPUT * lines
+
+
+def note_height(text: str, width: int) -> int:
+    """Estimates the height in pixels at which the canvas shows all of a note; a smaller one would have to be scrolled.
+
+    Args:
+        text: A heading and paragraphs, in Markdown.
+        width: Of the note, in pixels.
+    """
+    letters = int((width - _NOTE_MARGIN) / _NOTE_LETTER_WIDTH)
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if not part.startswith("#")]
+    lines = sum(-(-len(part) // letters) for part in paragraphs)
+    return _NOTE_HEADING + _NOTE_LINE * lines + _NOTE_PARAGRAPH * len(paragraphs)
 
 
 def grid(columns: Sequence[Sequence[str | None]], heights: Mapping[str, int]) -> dict[str, tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from langflow_sluice.canvas import safe_flows, unsafe_flows
+from langflow_sluice.canvas import safe_flows, section_flows, unsafe_flows
 from langflow_sluice.canvas.bundled import UNSAFE_FOLDER
 from langflow_sluice.errors import InvalidInput
 
@@ -40,8 +40,12 @@ FLOWS: Final = (
     Definition("chat_rate_limited", safe_flows.chat_rate_limited),
     Definition("ingest_documents", safe_flows.ingest_documents),
     Definition("rag_pooled_postgres", safe_flows.rag_pooled_postgres),
-    Definition("fan_out_rows", safe_flows.fan_out_rows),
-    Definition("gated_section", safe_flows.gated_section),
+    Definition("guarded_agent", safe_flows.guarded_agent),
+    Definition("batch_classify", safe_flows.batch_classify),
+    Definition("fan_out_rows", section_flows.fan_out_rows),
+    Definition("fan_out_subflows", section_flows.fan_out_subflows),
+    Definition("priority_lanes", section_flows.priority_lanes),
+    Definition("gated_section", section_flows.gated_section),
     Definition("batch_run_unbounded", unsafe_flows.batch_run_unbounded, unsafe=True),
     Definition("rag_pgvector", unsafe_flows.rag_pgvector, unsafe=True),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from langflow_sluice.canvas.catalog import extension_type
 from langflow_sluice.canvas.settings import CONNECT_OTHER_MODELS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from langflow_sluice.canvas.build import Flow, Node
 
 CHAT_MODEL: Final = "gpt-4o-mini"
@@ -24,10 +26,14 @@ PROMPT: Final = "Prompt Template"
 BATCH_RUN: Final = "BatchRunComponent"
 TYPE_CONVERT: Final = "TypeConverterComponent"
 API_REQUEST: Final = "APIRequest"
+RUN_FLOW: Final = "RunFlow"
+AGENT: Final = "Agent"
 OPENAI_MODEL: Final = extension_type("openai", "OpenAIModelComponent")
 PGVECTOR: Final = extension_type("pgvector", "PGVectorStoreComponent")
 RATE_LIMITED_LLM: Final = extension_type("sluice", "RateLimitedLLMComponent")
 RATE_LIMITED_EMBEDDINGS: Final = extension_type("sluice", "RateLimitedEmbeddingsComponent")
+GUARDED_MODEL: Final = extension_type("sluice", "GuardedModelComponent")
+GUARDED_BATCH_RUN: Final = extension_type("sluice", "GuardedBatchRunComponent")
 POOLED_PG_WRITER: Final = extension_type("sluice", "PooledPGWriterComponent")
 POOLED_PG_RETRIEVER: Final = extension_type("sluice", "PooledPGRetrieverComponent")
 CONCURRENCY_GATE: Final = extension_type("sluice", "ConcurrencyGateComponent")
@@ -48,22 +54,35 @@ def chat_input(flow: Flow) -> Node:
     return flow.add(CHAT_INPUT, "in")
 
 
-def chat_output(flow: Flow) -> Node:
-    """Adds the node whose message the Playground shows and the API returns."""
-    return flow.add(CHAT_OUTPUT, "out")
+def chat_output(flow: Flow, key: str = "out", title: str | None = None) -> Node:
+    """Adds a node whose message the Playground shows and the API returns."""
+    return flow.add(CHAT_OUTPUT, key, title=title)
 
 
-def lines(flow: Flow) -> Node:
+def lines(flow: Flow, key: str = "lines", title: str = "One row a line") -> Node:
     """Adds Split Text, set to make one row of each line of the message."""
     # The splitter joins neighbours up to the chunk size; at 1 it never can. Without clean_output each row would carry
     # the sender, session and timestamp of the chat message as columns.
     values = {"separator": "\\n", "chunk_size": 1, "chunk_overlap": 0, "clean_output": True}
-    return flow.add(SPLIT_TEXT, "lines", title="One row a line", values=values)
+    return flow.add(SPLIT_TEXT, key, title=title, values=values)
 
 
-def rate_limited_llm(flow: Flow) -> Node:
+def row_text(flow: Flow, key: str = "row") -> Node:
+    """Adds a Parser, set to make a message of a row of ``lines``."""
+    return flow.add(PARSER, key, title="Row as text", values={"pattern": "{text}"})
+
+
+def rate_limited_llm(
+    flow: Flow, key: str = "llm", title: str | None = None, values: Mapping[str, Any] | None = None
+) -> Node:
     """Adds our chat model."""
-    return flow.add(RATE_LIMITED_LLM, "llm", values={"model_name": CHAT_MODEL}, variables={"api_key": API_KEY_VARIABLE})
+    return flow.add(
+        RATE_LIMITED_LLM,
+        key,
+        title=title,
+        values={"model_name": CHAT_MODEL, **(values or {})},
+        variables={"api_key": API_KEY_VARIABLE},
+    )
 
 
 def stock_llm(flow: Flow) -> Node:
@@ -75,6 +94,13 @@ def stock_llm(flow: Flow) -> Node:
         variables={"api_key": API_KEY_VARIABLE},
         shown=["openai_api_base"],
     )
+
+
+def guarded_stock_llm(flow: Flow) -> tuple[Node, Node]:
+    """Adds Langflow's OpenAI model and our guard in front of it; returns both, for the layout."""
+    model, guard = stock_llm(flow), flow.add(GUARDED_MODEL, "guard")
+    flow.connect(model, "model_output", guard, "model")
+    return model, guard
 
 
 def embeddings(flow: Flow) -> Node:

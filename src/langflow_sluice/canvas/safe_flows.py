@@ -1,4 +1,4 @@
-"""The bundled flows that show Sluice's nodes."""
+"""The bundled flows around guarded services: models, databases, an agent that uses both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from langflow_sluice.canvas import parts
 from langflow_sluice.canvas.build import Flow
+from langflow_sluice.canvas.settings import CONNECT_OTHER_MODELS
 
 if TYPE_CHECKING:
     from langflow_sluice.canvas.catalog import Catalog
@@ -116,80 +117,104 @@ a new engine for every search and keeps it.
     return flow
 
 
-def fan_out_rows(catalog: Catalog) -> Flow:
-    """Chat Input -> Split Text -> Fan-Out, whose body is Parser -> Rate-Limited LLM; done -> Chat Output."""
+def guarded_agent(catalog: Catalog) -> Flow:
+    """Chat Input -> Agent, with OpenAI behind Guarded Model and Pooled PG Retriever as its tool -> Chat Output."""
     flow = Flow(
         catalog,
-        "fan_out_rows",
-        name="Fan-Out over rows",
-        description="Runs a model on every row, several at a time, in order, and loses none.",
-        tags=["sluice", "batch"],
+        "guarded_agent",
+        name="Guarded agent",
+        description="An agent whose model calls go through a guard, and whose searches share one pool of connections.",
+        tags=["sluice", "agents", "rag"],
     )
-    text, split, result = parts.chat_input(flow), parts.lines(flow), parts.chat_output(flow)
-    # A few more rows at once than the model takes calls: it stays busy while other rows are being prepared.
-    fan = flow.add(parts.FAN_OUT, "rows", values={"max_concurrency": 12})
-    parser = flow.add(parts.PARSER, "row", title="Row as text", values={"pattern": "{text}"})
-    model = parts.rate_limited_llm(flow)
-    flow.connect(text, "message", split, "data_inputs")
-    flow.connect(split, "dataframe", fan, "data")
-    flow.connect(fan, "item", parser, "input_data")
-    flow.connect(parser, "parsed_text", model, "input_value")
-    flow.connect(model, "text_output", fan, "item")
-    flow.connect(fan, "done", result, "input_value")
-    # The body hangs below the line from left to right, so that the edge that comes back crosses nothing.
-    flow.arrange([[text], [split], [fan], [None, parser], [None, model], [result]])
+    question, answer = parts.chat_input(flow), parts.chat_output(flow)
+    model, guard = parts.guarded_stock_llm(flow)
+    embed = parts.embeddings(flow)
+    search = flow.add(
+        parts.POOLED_PG_RETRIEVER,
+        "search",
+        title="Search documents (tool)",
+        values={"collection_name": parts.COLLECTION},
+        variables={"database_url": parts.DATABASE_VARIABLE},
+        actions={
+            "search_documents": "Finds the passages of our documents that answer a question. Ask a full question."
+        },
+    )
+    agent = flow.add(
+        parts.AGENT,
+        "agent",
+        values={
+            "model": CONNECT_OTHER_MODELS,
+            "system_prompt": "Answer from our documents: search them before you answer. If they do not say, say so.",
+            "add_current_date_tool": False,
+            "add_calculator_tool": False,
+        },
+    )
+    flow.connect(embed, "embeddings", search, "embedding")
+    flow.connect(question, "message", agent, "input_value")
+    flow.connect(guard, "model_output", agent, "model")
+    flow.connect(search, "component_as_tool", agent, "tools")
+    flow.connect(agent, "response", answer, "input_value")
+    flow.arrange([[question, model, embed], [None, guard, search], [agent], [answer]])
     flow.note(
-        """# Fan-Out over rows
+        """# Guarded agent
 
-**What it shows.** The nodes between *Item* and the edge that comes back to it are the *body*. Fan-Out runs the body
-once for each row, several at a time, and gives the results in the order of the rows. The model in the body stands
-behind its guard, so the rows never become more calls at once than the provider takes: no 429, and no row lost or paid
-twice.
+**What it shows.** An agent asks its model several times for one question, and searches in between. *Guarded Model*
+stands in front of the stock *OpenAI* node: each of those calls waits for a slot, and the stock node's own retries are
+off, since they would pass the guard by. The tool is *Pooled PG Retriever* in *Tool Mode*: its searches borrow
+connections from the one pool that all flows share.
 
-**Use it.** Send one row a line; try a hundred. *Failed* holds the rows whose body failed, with the reason.
+**Look at** the agent's steps in the Playground, then call the flow 20 times at once through the API: the provider sees
+no more calls at once than *Max Concurrency* of *Guarded Model*, PostgreSQL no more connections than the pool has.
 
-**Look at** the status of *Fan-Out*, and compare with its twin *Batch Run without a limit*, which sends every row at
-once and loses them all at the first error.
-
-**Change** *Max concurrency* on Fan-Out (how many bodies run at once), the guard of the model (how many calls), and
-*On error*."""
+**Change** the model: any node with a *Language Model* output fits in front of *Guarded Model*. *Actions* on the tool
+says what the agent is told of it. Needs `OPENAI_API_KEY` and `SLUICE_DATABASE_URL`; run *Ingest documents* first."""
     )
     return flow
 
 
-def gated_section(catalog: Catalog) -> Flow:
-    """Chat Input -> Concurrency Gate around Type Convert -> API Request; done -> Chat Output."""
+def batch_classify(catalog: Catalog) -> Flow:
+    """Chat Input -> Split Text -> Guarded Batch Run on the stock OpenAI model -> a Chat Output each for its tables."""
     flow = Flow(
         catalog,
-        "gated_section",
-        name="Gate around an internal API",
-        description="Lets only so many runs at once through a part of the flow; the others wait their turn.",
-        tags=["sluice"],
+        "batch_classify",
+        name="Classify a batch",
+        description="Classifies every row of a table with a stock model, and keeps what succeeds when some rows fail.",
+        tags=["sluice", "batch"],
     )
-    text, result = parts.chat_input(flow), parts.chat_output(flow)
-    gate = flow.add(parts.CONCURRENCY_GATE, "api")
-    convert = flow.add(parts.TYPE_CONVERT, "params", title="Message as parameters", values={"output_type": "JSON"})
-    request = flow.add(
-        parts.API_REQUEST, "call", values={"url_input": "https://httpbin.org/get"}, shown=["query_params"]
+    text, split, model = parts.chat_input(flow), parts.lines(flow), parts.stock_llm(flow)
+    batch = flow.add(
+        parts.GUARDED_BATCH_RUN,
+        "rows",
+        title="Classify each row",
+        values={
+            "column_name": "text",
+            "output_column_name": "category",
+            "system_message": "Classify the message: complaint, question, praise or other. Answer with that word.",
+        },
     )
-    flow.connect(text, "message", gate, "value")
-    flow.connect(gate, "guarded", convert, "input_data")
-    flow.connect(convert, "data_output", request, "query_params")
-    flow.connect(request, "data", gate, "guarded")
-    flow.connect(gate, "done", result, "input_value")
-    flow.arrange([[text], [gate], [None, convert], [None, request], [result]])
+    classified = parts.chat_output(flow, title="Classified rows")
+    failed = parts.chat_output(flow, "failed", title="Failed rows")
+    flow.connect(text, "message", split, "data_inputs")
+    flow.connect(split, "dataframe", batch, "df")
+    flow.connect(model, "model_output", batch, "model")
+    flow.connect(batch, "batch_results", classified, "input_value")
+    flow.connect(batch, "failed", failed, "input_value")
+    flow.arrange([[text], [split, model], [batch], [classified, failed]])
     flow.note(
-        """# Gate around an internal API
+        """# Classify a batch
 
-**What it shows.** Any part of a flow can be the bottleneck: a licence for three sessions, an old internal API. The
-nodes between *Guarded* and the edge that comes back to it are a *section*: they run while a slot is held, and the
-slot comes back whatever happens inside. Runs beyond the limit wait; beyond the queue they are turned away with a
-clear error, or leave through *Busy*.
+**What it shows.** A table goes in, the same table comes out with a column more. *Guarded Batch Run* takes the place
+of stock *Batch Run*, with the same inputs: it sends a few rows at a time through a guard, tries again what the
+provider refuses, and a row that fails for good costs that row alone.
 
-**Look at** the server behind *API Request* while 20 clients call this flow: it never sees more than *Max concurrency*
-requests at once.
+**Use it.** Send one message a line; try a hundred. *Classified rows* has them in their order. *Failed rows* has those
+that failed, each with its error and number of attempts; it is an empty table where all went well.
 
-**Change** the URL of *API Request* to your API; the message arrives there as the parameter `text`. Replace the
-section's nodes by whatever needs protection. *On full* chooses between the error and *Busy*."""
+**Look at** the status of *Classify each row*: rows done and failed, tokens used, what the guard went through. Its twin
+*Batch Run without a limit* sends all rows at once and loses them all at the first error.
+
+**Change** the instructions, the column, the model (any node with a *Language Model* output) and *Max Concurrency*.
+*Split Text* stands for your table: a file, a query, a spreadsheet. Feed *Failed* into a second run to try those
+again."""
     )
     return flow

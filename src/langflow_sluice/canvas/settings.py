@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,52 @@ def show(label: str, node: dict[str, Any], *, shown: tuple[str, ...], advanced: 
         find_field(label, node, name)["advanced"] = True
 
 
+def make_tool(label: str, node: dict[str, Any], actions: Mapping[str, str]) -> None:
+    """Turns a node into tools for an agent, as Tool Mode on the canvas does: it then has the one output Toolset.
+
+    Args:
+        label: Name of the node in errors.
+        node: A template from the catalogue, with its values set.
+        actions: What the agent is told of each action that it may use, by the name of the action; the node's other
+            actions are switched off.
+
+    Raises:
+        InvalidInput: The node has no such action.
+    """
+    instance = _instance_of(node)
+    wait_for(instance.run_and_validate_update_outputs(node, "tool_mode", field_value=True))
+    rows = node["template"]["tools_metadata"]["value"]
+    unknown = sorted(actions.keys() - {row["name"] for row in rows})
+    if unknown:
+        where, fix = f"action of {label}", f"Use one of {', '.join(row['name'] for row in rows) or 'none'}."
+        raise InvalidInput.of(where, ", ".join(unknown), "the node has no such action", fix=fix)
+    for row in rows:
+        row["status"] = row["name"] in actions
+        row["description"] = actions.get(row["name"], row["description"])
+
+
+def call_flow(node: dict[str, Any], name: str, called: Mapping[str, Any]) -> None:
+    """Sets up a Run Flow node for a flow, as choosing the flow on the canvas does.
+
+    The flow is known by its name alone: Langflow looks it up among its user's flows at each run, whatever its id there.
+
+    Args:
+        node: A template of Run Flow from the catalogue.
+        name: The flow's name.
+        called: The flow as Langflow imports it; its input nodes become inputs, its output nodes outputs.
+    """
+    from lfx.graph.graph.base import Graph
+
+    graph = Graph.from_payload(dict(called["data"]))
+    instance, template = _instance_of(node), node["template"]
+    instance.update_build_config_from_graph(template, graph)
+    node["outputs"] = instance._format_flow_outputs(graph)  # noqa: SLF001 - what its update_outputs does with the server's flow
+    instance._validate_frontend_node(node)  # noqa: SLF001 - as above
+    # The canvas offers what stands here until somebody refreshes the list.
+    template["flow_name_selected"].update(value=name, options=[name], options_metadata=[{}])
+    node["template"] = json.loads(json.dumps(template))  # Langflow's kind of dict cannot be copied
+
+
 def find_field(label: str, node: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns an input field of ``node``.
 
@@ -129,9 +176,14 @@ def _add_prompt_variables(node: dict[str, Any], name: str, value: str) -> None:
 
 def _refresh(node: dict[str, Any], name: str, value: Any) -> None:
     """Does what the canvas asks of ``POST /api/v1/custom_component/update`` when a watched field changes."""
-    _, instance = build_custom_component_template(Component(_code=node["template"]["code"]["value"]))
-    fields = {key: field for key, field in node["template"].items() if isinstance(field, dict) and key != "code"}
-    instance.set_attributes({key: field.get("value") for key, field in fields.items()})
+    instance = _instance_of(node)
     wait_for(update_component_build_config(instance, node["template"], value, name))
     if isinstance(instance, Component):  # older kinds of component have fixed outputs
         wait_for(instance.run_and_validate_update_outputs(node, name, value))
+
+
+def _instance_of(node: Mapping[str, Any]) -> Any:
+    _, instance = build_custom_component_template(Component(_code=node["template"]["code"]["value"]))
+    fields = {key: field for key, field in node["template"].items() if isinstance(field, dict) and key != "code"}
+    instance.set_attributes({key: field.get("value") for key, field in fields.items()})
+    return instance

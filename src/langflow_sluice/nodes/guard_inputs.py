@@ -145,7 +145,9 @@ def guard_of(component: Component, blank_name: str) -> Guard:
 
 def priority_of(component: Component) -> Priority:
     """The lane that a node's inputs name."""
-    return cast("Priority", component.priority or "normal")
+    # Langflow's base class has an attribute of that name, always None, which hides the input's value from a plain
+    # look-up; its own way to inputs is what it falls back to for names that it does not know.
+    return cast("Priority", component.__getattr__("priority") or "normal")
 
 
 def node_identity(component: Component) -> str:

@@ -189,8 +189,10 @@ def fit_schema(schema: Mapping[str, Any], text: str) -> Any:
 def _fit(schema: Mapping[str, Any], text: str, root: Mapping[str, Any], depth: int) -> Any:
     schema = _resolved(schema, root)
     for keyword in ("const", "default"):
-        if schema.get(keyword) is not None:
-            return schema[keyword]
+        # An empty text is what Langflow gives as default where a tool's argument has none.
+        value = schema.get(keyword)
+        if value is not None and value != "":
+            return value
     if schema.get("enum"):
         return schema["enum"][0]
     kind = schema.get("type") or ("object" if "properties" in schema else "string")
