@@ -5,6 +5,7 @@ from lfx.schema.message import Message
 
 from langflow_sluice.nodes.guard_inputs import NAMED_BY_NODE, guard_inputs
 from langflow_sluice.sections.gate_run import GateRun
+from langflow_sluice.sections.turns import begin
 
 
 class ConcurrencyGateComponent(Component):
@@ -25,7 +26,8 @@ class ConcurrencyGateComponent(Component):
             display_name="On Full",
             options=["raise", "busy"],
             value="raise",
-            info="When the queue is full or the wait too long: end with an error, or send the value to Busy.",
+            info="When the queue is full or the wait too long: end with an error, or send the value to Busy and say "
+            "why, and when to try again, at Reason.",
         ),
         *guard_inputs(blank_name=NAMED_BY_NODE),
     ]
@@ -53,6 +55,7 @@ class ConcurrencyGateComponent(Component):
             types=["Message", "Data", "DataFrame"],
             group_outputs=True,
         ),
+        Output(display_name="Reason", name="reason", method="reason_output", types=["Message"], group_outputs=True),
     ]
 
     async def guarded_output(self) -> Message | Data:
@@ -64,9 +67,12 @@ class ConcurrencyGateComponent(Component):
     async def busy_output(self) -> Message | Data:
         return (await self._run_once()).turned_away()
 
+    async def reason_output(self) -> Message:
+        return (await self._run_once()).reason()
+
     async def _run_once(self) -> GateRun:
         # Every connected output asks; the section is run for the first one only.
         if getattr(self, "_gate_run", None) is None:
-            self._gate_run = GateRun(self)
+            self._gate_run = await begin(self, GateRun)
         await self._gate_run.finish()
         return self._gate_run

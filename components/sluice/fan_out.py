@@ -5,6 +5,7 @@ from lfx.schema.dataframe import DataFrame
 
 from langflow_sluice.nodes.guard_inputs import NAMED_BY_NODE, guard_inputs
 from langflow_sluice.sections.fan_out_run import FanOutRun
+from langflow_sluice.sections.turns import begin
 
 
 class FanOutComponent(Component):
@@ -19,7 +20,7 @@ class FanOutComponent(Component):
             input_types=["DataFrame", "Table", "Data", "JSON", "Message"],
             is_list=True,
             required=True,
-            info="A table, or a list of JSON or messages: one row each.",
+            info="A table, or a list of JSON or messages: one row each. Failed rows fed in again run as they were.",
         ),
         DropdownInput(
             name="on_error",
@@ -33,7 +34,7 @@ class FanOutComponent(Component):
             display_name="Item Retries",
             value=0,
             advanced=True,
-            info="Further attempts for a failed row. Leave at 0 where the nodes inside retry by themselves.",
+            info="Further attempts for a failed row; never for what a guard inside has retried or refused already.",
         ),
         FloatInput(
             name="item_timeout",
@@ -70,6 +71,6 @@ class FanOutComponent(Component):
     async def _run_once(self) -> FanOutRun:
         # Every connected output asks; the rows are run for the first one only.
         if getattr(self, "_fan_out_run", None) is None:
-            self._fan_out_run = FanOutRun(self)
+            self._fan_out_run = await begin(self, FanOutRun)
         await self._fan_out_run.finish()
         return self._fan_out_run

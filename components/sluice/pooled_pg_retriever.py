@@ -6,6 +6,7 @@ from lfx.schema.dataframe import DataFrame
 
 from langflow_sluice.nodes.database_inputs import collection_inputs, pool_inputs
 from langflow_sluice.nodes.guard_inputs import NAMED_BY_CREDENTIAL, guard_inputs, report
+from langflow_sluice.nodes.node_status import show_status
 from langflow_sluice.nodes.search_inputs import retrieval_of, search_inputs, table_inputs
 from langflow_sluice.postgres.retrieval import PooledRetriever
 
@@ -39,7 +40,7 @@ class PooledPGRetrieverComponent(Component):
         retrieval = retrieval_of(self)
         query = (self.search_query or "").strip()
         hits = await retrieval.search(query) if query else []
-        self.status = f"{len(hits)} results. {report(retrieval.guard)}"
+        show_status(self, f"{len(hits)} results. {report(retrieval.guard)}")
         return [Data(data={**hit.metadata, "text": hit.content, "score": hit.score}) for hit in hits]
 
     async def as_dataframe(self) -> DataFrame:

@@ -4,6 +4,7 @@ from lfx.schema.data import Data
 
 from langflow_sluice.nodes.database_inputs import collection_inputs, database_of, pool_inputs
 from langflow_sluice.nodes.guard_inputs import NAMED_BY_CREDENTIAL, guard_inputs, report
+from langflow_sluice.nodes.playground import shown_progress
 from langflow_sluice.nodes.texts import texts_of
 from langflow_sluice.postgres.ingestion import in_ranges, ingest
 
@@ -47,16 +48,18 @@ class PooledPGWriterComponent(Component):
 
     async def ingest_documents(self) -> Data:
         database = database_of(self)
-        result = await ingest(
-            database,
-            self.collection_name,
-            self.embedding,
-            texts_of(self.ingest_data),
-            on_conflict=self.on_conflict,
-            batch_size=self.batch_size,
-            language=(self.language or "").strip(),
-            progress=lambda progress: self.log(str(progress), name="Progress"),
-        )
+        texts = texts_of(self.ingest_data)
+        async with shown_progress(self, len(texts), database.guard.clock, "texts") as progress:
+            result = await ingest(
+                database,
+                self.collection_name,
+                self.embedding,
+                texts,
+                on_conflict=self.on_conflict,
+                batch_size=self.batch_size,
+                language=(self.language or "").strip(),
+                progress=lambda now: progress.add(now.done - progress.done, failed=now.failed - progress.failed),
+            )
         for line in in_ranges(result.failed):
             self.log(line, name="Failed")
         if result.warning:

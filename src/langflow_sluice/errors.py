@@ -35,7 +35,7 @@ class SluiceError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions with keyword-only arguments do not survive pickle and copy by themselves.
-        return (_rebuild, (type(self), self.message, self.hint))
+        return (_rebuild, (type(self), self.message, self.hint), self.__dict__)
 
 
 def _rebuild(kind: type[SluiceError], message: str, hint: str) -> SluiceError:
@@ -73,9 +73,28 @@ def checked_amount(field: str, value: Any, problem: str, *, fix: str) -> float:
 
 
 class Rejected(SluiceError):
-    """A guard turned the caller away; the call never left for the service."""
+    """A guard turned the caller away; the call never left for the service.
+
+    Attributes:
+        retry_in_s: Seconds after which another try makes sense, estimated; 0 where nobody can tell.
+    """
 
     code = "rejected"
+
+    def __init__(self, message: str, *, hint: str = "", retry_in_s: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_in_s = retry_in_s
+
+    # Langflow logs a failed call five times, most of them as the cause of an error of its own, and renders the source
+    # around each frame: seconds of CPU for each caller turned away, when there is least of it. A refusal says all there
+    # is to say in its message; whoever catches it himself has the frames still, from the interpreter.
+    @property
+    def __traceback__(self) -> None:
+        return None
+
+    @__traceback__.setter
+    def __traceback__(self, traceback: object) -> None:
+        """Takes what contextlib sets."""
 
 
 class BulkheadFull(Rejected):
@@ -91,17 +110,9 @@ class QueueTimeout(Rejected):
 
 
 class CircuitOpen(Rejected):
-    """The guard's breaker is open: the service has failed, and nobody is let through for a while.
-
-    Attributes:
-        retry_in_s: Seconds until it is tried again.
-    """
+    """The guard's breaker is open: the service has failed, and nobody is let through for a while."""
 
     code = "circuit_open"
-
-    def __init__(self, message: str, *, hint: str = "", retry_in_s: float = 0.0) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_in_s = retry_in_s
 
 
 class DeadlineExceeded(SluiceError):

@@ -11,10 +11,11 @@ from langflow_sluice.batch.prompts import Prompts
 from langflow_sluice.batch.usage import UsageSum
 from langflow_sluice.errors import InvalidInput
 from langflow_sluice.guard import Guard, GuardSettings
+from langflow_sluice.nodes.connections import leads_on
 from langflow_sluice.nodes.guard_inputs import node_identity, number, report
 from langflow_sluice.nodes.node_status import show_status
 from langflow_sluice.nodes.playground import shown_progress
-from langflow_sluice.sections.fan_out import MAX_WORKERS, FanOutPolicy, fan_out
+from langflow_sluice.sections.fan_out import MAX_WORKERS, FanOutPolicy, fan_out, refuse_if_all_failed
 from langflow_sluice.sections.rows import ATTEMPTS, ERROR, ROW, failed_rows, table_of
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class BatchRun:
                     )
                 finally:
                     self._say(progress.line())
+            if not leads_on(self._component, "failed"):
+                refuse_if_all_failed(self._outcomes)
         except Exception as error:
             self._error = error
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from langflow_sluice.errors import BulkheadFull, CircuitOpen, InvalidInput, QueueTimeout, Rejected, WouldBlockLoop
@@ -193,12 +194,14 @@ class Guard:
             msg = f"Guard {self.name!r} is open: the service behind it failed and is tried again in {left_s:.1f} s."
             hint = "Look at the service; the guard lets calls through again by itself as soon as one succeeds."
             return CircuitOpen(msg, hint=hint, retry_in_s=left_s)
+        retry_in_s = self.clears_in_s()
         if waiter.state is WaiterState.REFUSED:
             msg = (
                 f"Guard {self.name!r} is full: {in_flight} calls in flight (max_concurrency "
                 f"{settings.max_concurrency}) and {waiter.position} waiting (max_queue {settings.max_queue})."
             )
-            return BulkheadFull(msg, hint="Send less at once, or raise max_queue or max_concurrency.")
+            hint = "Send less at once, or raise max_queue or max_concurrency."
+            return BulkheadFull(self._with_estimate(msg, retry_in_s), hint=hint, retry_in_s=retry_in_s)
         waited_s = self.clock.now() - waiter.enqueued_at
         msg = (
             f"Guard {self.name!r} had no free slot within {waited_s:.3g} s (queue_timeout "
@@ -208,7 +211,28 @@ class Guard:
         paused_s = self.admission.paused_until - self.clock.now()
         if paused_s > 0:
             msg += f" The service has asked to be left alone for another {paused_s:.1f} s."
-        return QueueTimeout(msg, hint="Send less at once, or raise queue_timeout or the limit that is too low.")
+        hint = "Send less at once, or raise queue_timeout or the limit that is too low."
+        return QueueTimeout(self._with_estimate(msg, retry_in_s), hint=hint, retry_in_s=retry_in_s)
+
+    def clears_in_s(self) -> float:
+        """Seconds until those who wait now are served and the next may go at once, estimated; 0 where none can be told.
+
+        Little's law over the latest calls: so many ahead, each of the permits busy for as long as the median call; or
+        what the requests a minute allow, or the pause that the service has asked for, whichever takes longest.
+        """
+        queue = self.admission
+        # Those in flight are ahead, too: half of their time is over, on average.
+        ahead = sum(queue.waiting().values()) + min(queue.in_flight, queue.limit) / 2
+        served_s = ahead * percentiles(queue.services_s).p50 / queue.limit if queue.limit else 0.0
+        per_minute = queue.settings.requests_per_minute
+        metered_s = 60.0 * sum(queue.waiting().values()) / per_minute if per_minute else 0.0
+        return max(0.0, served_s, metered_s, queue.paused_until - self.clock.now())
+
+    @staticmethod
+    def _with_estimate(message: str, retry_in_s: float) -> str:
+        return (
+            f"{message} It should be free again in about {max(1, math.ceil(retry_in_s))} s." if retry_in_s else message
+        )
 
     def statistics(self) -> GuardStatistics:
         """A snapshot; takes no lock that a caller of the guard could wait for."""

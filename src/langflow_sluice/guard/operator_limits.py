@@ -29,7 +29,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.errors import InvalidInput
 from langflow_sluice.guard.settings import GuardSettings
@@ -38,6 +38,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FILE_VARIABLE = "SLUICE_LIMITS_FILE"
 # Names in the environment and the file, and the settings that they stand for.
@@ -86,17 +89,22 @@ class OperatorLimits:
 _NOTHING = OperatorLimits()
 
 
-def operator_limits() -> OperatorLimits:
+def operator_limits(environment: Mapping[str, str] | None = None) -> OperatorLimits:
     """The rules in force now.
+
+    Args:
+        environment: The variables to read; those of this process unless given.
 
     Raises:
         InvalidInput: A variable or the file is wrong; names the place, the value and the fix. No guard can be had
             until it is right: a typing error must not silently lift a limit.
     """
-    values = {key: os.environ.get(f"SLUICE_{key.upper()}", "") for key in _NAMES}
+    environment = os.environ if environment is None else environment
+    values = {key: environment.get(f"SLUICE_{key.upper()}", "") for key in _NAMES}
     everywhere = _settings({key: _number(f"SLUICE_{key.upper()}", text) for key, text in values.items() if text})
-    from_file = _file()
-    return OperatorLimits(everywhere.tighter(from_file.everywhere), from_file.rules, _db_connections(from_file))
+    from_file = _file(environment)
+    connections = _db_connections(from_file, environment)
+    return OperatorLimits(everywhere.tighter(from_file.everywhere), from_file.rules, connections)
 
 
 def max_db_connections() -> int:
@@ -105,12 +113,12 @@ def max_db_connections() -> int:
     Raises:
         InvalidInput: The variable or the file is wrong.
     """
-    return _db_connections(_file())
+    return _db_connections(_file(os.environ), os.environ)
 
 
-def _db_connections(from_file: OperatorLimits) -> int:
+def _db_connections(from_file: OperatorLimits, environment: Mapping[str, str]) -> int:
     variable = f"SLUICE_{_DB_CONNECTIONS.upper()}"
-    text = os.environ.get(variable, "")
+    text = environment.get(variable, "")
     limit = _checked_connections(variable, _number(variable, text)) if text else 0
     return (
         min(limit, from_file.db_connections)
@@ -125,8 +133,8 @@ def _checked_connections(field: str, value: Any) -> int:
     return value
 
 
-def _file() -> OperatorLimits:
-    path = os.environ.get(FILE_VARIABLE, "")
+def _file(environment: Mapping[str, str]) -> OperatorLimits:
+    path = environment.get(FILE_VARIABLE, "")
     if not path:
         return _NOTHING
     try:
