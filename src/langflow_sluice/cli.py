@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from langflow_sluice.doctor.command import doctor
 from langflow_sluice.explain.command import explain
 from langflow_sluice.top.command import top
 
@@ -15,6 +16,7 @@ app = typer.Typer(
 )
 flows = typer.Typer(help="The bundled flows.", no_args_is_help=True)
 app.add_typer(flows, name="flows")
+app.command("doctor")(doctor)
 app.command("explain")(explain)
 app.command("top")(top)
 

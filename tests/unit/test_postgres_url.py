@@ -9,7 +9,7 @@ SECRET = "s3cr3t-canary"
 
 
 def parts(text: str) -> tuple[object, ...]:
-    url = urls._parse(text)
+    url = urls.read_database_url(text)
     return (url.username, url.password, url.host, url.port, url.database)
 
 
@@ -18,7 +18,7 @@ def parts(text: str) -> tuple[object, ...]:
     ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg", "PostgreSQL"],
 )
 def test_every_scheme_that_users_paste_means_psycopg_3(scheme: str) -> None:
-    url = urls._parse(f"{scheme}://ann:pw@db.example.org:6543/shop")
+    url = urls.read_database_url(f"{scheme}://ann:pw@db.example.org:6543/shop")
     assert url.drivername == "postgresql+psycopg"
     assert parts(f"{scheme}://ann:pw@db.example.org:6543/shop") == ("ann", "pw", "db.example.org", 6543, "shop")
 
@@ -41,12 +41,13 @@ def test_stock_langflow_reads_the_same_password_out_of_the_same_text() -> None:
 
 
 def test_parameters_of_libpq_are_kept_and_that_of_asyncpg_is_translated() -> None:
-    assert dict(urls._parse("postgres://u:p@h/d?sslmode=require&options=-c%20x%3D1").query) == {
+    assert dict(urls.read_database_url("postgres://u:p@h/d?sslmode=require&options=-c%20x%3D1").query) == {
         "sslmode": "require",
         "options": "-c x=1",
     }
-    assert dict(urls._parse("postgresql+asyncpg://u:p@h/d?ssl=true").query) == {"sslmode": "require"}
-    assert dict(urls._parse("postgresql://u:p@h/d?application_name=a@b").query) == {"application_name": "a@b"}
+    assert dict(urls.read_database_url("postgresql+asyncpg://u:p@h/d?ssl=true").query) == {"sslmode": "require"}
+    with_at = urls.read_database_url("postgresql://u:p@h/d?application_name=a@b")
+    assert dict(with_at.query) == {"application_name": "a@b"}
 
 
 def test_user_and_password_may_stand_among_the_parameters() -> None:
@@ -68,7 +69,7 @@ def test_user_and_password_may_stand_among_the_parameters() -> None:
 )
 def test_what_stands_around_an_address_where_it_is_copied_from_is_left_out(text: str) -> None:
     assert parts(text) == ("ann", "pw", "h", 5433, "d")
-    assert not urls._parse(text).query
+    assert not urls.read_database_url(text).query
 
 
 def test_a_quote_in_a_password_is_no_quote_around_the_address() -> None:
@@ -89,18 +90,18 @@ def test_a_quote_in_a_password_is_no_quote_around_the_address() -> None:
     ],
 )
 def test_a_pooler_is_known_by_its_name_or_port(address: str, pooled: bool) -> None:  # noqa: FBT001 - a column
-    assert urls.is_pooled(urls._parse(f"postgres://u:p@{address}")) is pooled
+    assert urls.is_pooled(urls.read_database_url(f"postgres://u:p@{address}")) is pooled
 
 
 def test_the_folder_of_a_socket_may_stand_in_place_of_the_host() -> None:
-    url = urls._parse("postgresql://u:p@%2Frun%2Fpostgresql/d")
+    url = urls.read_database_url("postgresql://u:p@%2Frun%2Fpostgresql/d")
     assert (url.host, dict(url.query)) == (None, {"host": "/run/postgresql"})
 
 
 def test_an_ipv6_host_and_a_socket_are_understood() -> None:
     assert parts("postgresql://u:p@[::1]:5433/d") == ("u", "p", "::1", 5433, "d")
-    assert urls.redacted(urls._parse("postgresql://u:p@[::1]:5433/d")) == "[::1]:5433/d"
-    assert urls.redacted(urls._parse("postgresql://u:p@/d?host=/run/postgresql")) == "/run/postgresql:5432/d"
+    assert urls.redacted(urls.read_database_url("postgresql://u:p@[::1]:5433/d")) == "[::1]:5433/d"
+    assert urls.redacted(urls.read_database_url("postgresql://u:p@/d?host=/run/postgresql")) == "/run/postgresql:5432/d"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_an_ipv6_host_and_a_socket_are_understood() -> None:
 )
 def test_what_is_no_address_is_refused_without_showing_the_password(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        urls._parse(text.replace(f"{SECRET}://", "x y://"))
+        urls.read_database_url(text.replace(f"{SECRET}://", "x y://"))
     assert str(refused.value).startswith("database_url ")
     assert refused.value.hint
     assert SECRET not in str(refused.value)
@@ -132,11 +133,11 @@ def test_what_is_no_address_is_refused_without_showing_the_password(text: str) -
 
 def test_only_text_is_an_address() -> None:
     with pytest.raises(InvalidInput, match="database_url is empty"):
-        urls._parse(None)  # type: ignore[arg-type]
+        urls.read_database_url(None)  # type: ignore[arg-type]
 
 
 def test_what_may_be_shown_holds_no_credential() -> None:
-    url = urls._parse(f"postgresql://ann:{SECRET}@host/shop?sslpassword={SECRET}")
+    url = urls.read_database_url(f"postgresql://ann:{SECRET}@host/shop?sslpassword={SECRET}")
     assert urls.redacted(url) == "host:5432/shop"
     assert SECRET not in urls.fingerprint(url)
 
@@ -151,11 +152,11 @@ def test_the_fingerprint_tells_every_difference_and_only_differences() -> None:
         "postgresql://u:p@h/e",
         "postgresql://u:p@h/d?sslmode=require",
     ]
-    assert len({urls.fingerprint(urls._parse(text)) for text in texts}) == len(texts)
+    assert len({urls.fingerprint(urls.read_database_url(text)) for text in texts}) == len(texts)
     same = ["postgres://u:p@h/d?a=1", "postgresql+asyncpg://u:p@h/d?a=1"]
     same = [text.replace("?a=1", "?sslmode=require&application_name=x") for text in same]
     same.append("postgresql://u:p@h/d?application_name=x&sslmode=require")
-    assert len({urls.fingerprint(urls._parse(text)) for text in same}) == 1
+    assert len({urls.fingerprint(urls.read_database_url(text)) for text in same}) == 1
 
 
 @pytest.mark.filterwarnings("ignore")  # lfx warns of its own code when its settings load

@@ -69,7 +69,7 @@ def parse_database_url(text: str) -> URL:
     Raises:
         InvalidInput: It is no such address, or Langflow refuses it. The message never shows the password.
     """
-    url = _parse(text)
+    url = read_database_url(text)
     _hold_against_langflow(url)
     return url
 
@@ -99,7 +99,12 @@ def _digest(parts: tuple[object, ...], query: tuple[tuple[str, tuple[str, ...]],
     return hashlib.sha256(repr((parts, list(query))).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _parse(text: str) -> URL:
+def read_database_url(text: str) -> URL:
+    """``parse_database_url`` without Langflow's rules, for who runs the server and may go anywhere.
+
+    Raises:
+        InvalidInput: It is no such address. The message never shows the password.
+    """
     if not isinstance(text, str) or not text.strip():
         _refuse("is empty", _EXAMPLE)
     wrapped = _WRAPPING.fullmatch(text.strip())
