@@ -22,6 +22,8 @@ ELSEWHERE = {
     "pip install uv && uv run sluice demo": "test_demo.py",
     "pip install uv && uv run pytest": "this run",
     "pip install langflow-sluice": "tests/packaging, from the wheel",
+    "uv run sluice doctor --env-file .env": "test_doctor.py, on deployments that are right and wrong",
+    "uv run sluice flows install --url $LANGFLOW_URL": "test_flows_install.py, on the running server",
 }
 
 
@@ -46,7 +48,7 @@ def test_the_readme_has_the_two_commands_that_set_everything_up():
 )
 def test_a_command_of_the_readme_runs(command):
     assert command.startswith("uv run ")
-    program, *arguments = command.removeprefix("uv run ").split()
+    program, *arguments = shlex.split(command.removeprefix("uv run "))
     # What `uv run` would start, without another resolution of the environment while others use it.
     done = run([str(BIN / program), *arguments], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
