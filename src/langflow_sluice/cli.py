@@ -11,9 +11,7 @@ from langflow_sluice.doctor.command import doctor
 from langflow_sluice.explain.command import explain
 from langflow_sluice.top.command import top
 
-app = typer.Typer(
-    help="Safe fan-out for Langflow.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(help="Safe fan-out for Langflow.", no_args_is_help=True, add_completion=False)
 flows = typer.Typer(help="The bundled flows.", no_args_is_help=True)
 app.add_typer(flows, name="flows")
 app.command("doctor")(doctor)
