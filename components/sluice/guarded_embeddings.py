@@ -29,4 +29,5 @@ class GuardedEmbeddingsComponent(Component):
     def build_embeddings(self) -> Embeddings:
         embeddings = guarded_embeddings(self)
         self.status = report_of_embeddings(embeddings.protection.guard)
+        self.log(self.status, name="Guard")
         return embeddings

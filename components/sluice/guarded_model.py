@@ -41,4 +41,5 @@ class GuardedModelComponent(Component):
     def build_model(self) -> LanguageModel:
         model = guarded_model(self)
         self.status = report_of(model)
+        self.log(self.status, name="Guard")
         return model

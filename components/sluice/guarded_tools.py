@@ -41,4 +41,5 @@ class GuardedToolsComponent(Component):
         tools = self.tools if isinstance(self.tools, list) else [self.tools]
         guarded = guarded_tools(tools, lambda tool: guard_of(self, f"{node_identity(self)}:{tool.name}"), policy)
         self.status = "\n".join(dict.fromkeys(report(guard_of_tool(tool)) for tool in guarded)) or "No tools."
+        self.log(self.status, name="Guard")
         return guarded

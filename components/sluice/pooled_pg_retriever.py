@@ -40,7 +40,9 @@ class PooledPGRetrieverComponent(Component):
         retrieval = retrieval_of(self)
         query = (self.search_query or "").strip()
         hits = await retrieval.search(query) if query else []
-        show_status(self, f"{len(hits)} results. {report(retrieval.guard)}")
+        told = f"{len(hits)} results. {report(retrieval.guard)}"
+        show_status(self, told)
+        self.log(told, name="Guard")
         return [Data(data={**hit.metadata, "text": hit.content, "score": hit.score}) for hit in hits]
 
     async def as_dataframe(self) -> DataFrame:

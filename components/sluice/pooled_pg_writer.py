@@ -66,6 +66,7 @@ class PooledPGWriterComponent(Component):
             self.log(result.warning, name="Index")
         told = f"{result.written} written, {result.skipped} skipped, {len(result.failed)} failed"
         self.status = " ".join(filter(None, (f"{told}.", result.warning, report(database.guard))))
+        self.log(self.status, name="Guard")
         return Data(
             data={
                 "text": told,

@@ -36,6 +36,7 @@ class RateLimitedEmbeddingsComponent(LCEmbeddingsModel):
         upstream = upstream_of(self)
         guard = guard_of_upstream(self, upstream)
         self.status = report_of_embeddings(guard)
+        self.log(self.status, name="Guard")
         return embeddings(
             upstream,
             guard,

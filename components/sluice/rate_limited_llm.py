@@ -81,6 +81,7 @@ class RateLimitedLLMComponent(LCModelComponent):
             system_message=self.system_message,
         )
         self.status = report_of(model)
+        self.log(self.status, name="Guard")
         return message
 
     def build_model(self) -> LanguageModel:

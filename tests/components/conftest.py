@@ -27,6 +27,7 @@ class Probe(types.ModuleType):
         self.turns = lambda _: 3
         self.hold = asyncio.Event()
         self.hold.set()
+        self.shared = []
 
     def ran(self, node):
         self.runs[node] += 1

@@ -243,7 +243,7 @@ class TestTheNode:
         )
         assert (first.data["place"], first.data["year"]) == ("well", 1887)
         assert first.data["score"] > 0
-        assert made.status.startswith("2 results.")
+        assert made.repr_value.startswith("2 results.")
         table = await made.as_dataframe()
         assert next(iter(table["place"])) == "well"
         [document, _] = await made.build_retriever().ainvoke(DEEP)

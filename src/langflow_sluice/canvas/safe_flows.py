@@ -32,12 +32,12 @@ def chat_rate_limited(catalog: Catalog) -> Flow:
 queue before them. The guard belongs to the credential, not to this node: every flow on this server that calls the
 model with the same key waits in the same queue.
 
-**Look at** the status of *Rate-Limited LLM* after a run: how long it waited, what it retried, how many were in
-flight. Call the flow 50 times at once through the API: each call gets its answer, and the provider sees no more than
-the cap.
+**Look at** the Logs of *Rate-Limited LLM* after a run (the magnifier beside its output): how long it waited, what it
+retried, how many were in flight. Call the flow 50 times at once through the API: each call gets its answer, and the
+provider sees no more than the cap.
 
 **Change** the advanced settings *Max concurrency* and *Requests per minute* to what your provider allows. The key
-comes from the global variable `OPENAI_API_KEY`; *Base URL* takes any server that speaks OpenAI's protocol."""
+comes from the global variable OPENAI_API_KEY; *Base URL* takes any server that speaks OpenAI's protocol."""
     )
     return flow
 
@@ -73,7 +73,7 @@ their embeddings are asked for in batches behind a guard.
 **Use it.** Send the documents as one message, one document a line. The answer says how many were written, how many
 were there already and how long it took. Then ask with *RAG on a shared pool*.
 
-**Change** the global variables `SLUICE_DATABASE_URL` (a database with the extension pgvector) and `OPENAI_API_KEY`,
+**Change** the global variables SLUICE_DATABASE_URL (a database with the extension pgvector) and OPENAI_API_KEY,
 and the collection's name if you keep several."""
     )
     return flow
@@ -108,10 +108,10 @@ def rag_pooled_postgres(catalog: Catalog) -> Flow:
 this server, and creates nothing there. However many questions come at once, the database sees no more connections
 than *Pool size* plus *Max overflow*; the rest wait their turn. Embeddings and model stand behind guards.
 
-**Look at** `SELECT count(*) FROM pg_stat_activity` while 20 clients ask at once. Its twin *RAG, stock PGVector* opens
+**Look at** SELECT count(*) FROM pg_stat_activity while 20 clients ask at once. Its twin *RAG, stock PGVector* opens
 a new engine for every search and keeps it.
 
-**Change** `SLUICE_DATABASE_URL`, `OPENAI_API_KEY`, and the pool's size in the retriever's advanced settings. Run
+**Change** SLUICE_DATABASE_URL, OPENAI_API_KEY, and the pool's size in the retriever's advanced settings. Run
 *Ingest documents* first."""
     )
     return flow
@@ -167,7 +167,7 @@ connections from the one pool that all flows share.
 no more calls at once than *Max Concurrency* of *Guarded Model*, PostgreSQL no more connections than the pool has.
 
 **Change** the model: any node with a *Language Model* output fits in front of *Guarded Model*. *Actions* on the tool
-says what the agent is told of it. Needs `OPENAI_API_KEY` and `SLUICE_DATABASE_URL`; run *Ingest documents* first."""
+says what the agent is told of it. Needs OPENAI_API_KEY and SLUICE_DATABASE_URL; run *Ingest documents* first."""
     )
     return flow
 
@@ -210,8 +210,9 @@ provider refuses, and a row that fails for good costs that row alone.
 **Use it.** Send one message a line; try a hundred. *Classified rows* has them in their order. *Failed rows* has those
 that failed, each with its error and number of attempts; it is an empty table where all went well.
 
-**Look at** the status of *Classify each row*: rows done and failed, tokens used, what the guard went through. Its twin
-*Batch Run without a limit* sends all rows at once and loses them all at the first error.
+**Look at** the Logs of *Classify each row* (the magnifier beside its output): rows done and failed, tokens used, what
+the guard went through. Its twin *Batch Run without a limit* sends all rows at once and loses them all at the first
+error.
 
 **Change** the instructions, the column, the model (any node with a *Language Model* output) and *Max Concurrency*.
 *Split Text* stands for your table: a file, a query, a spreadsheet. Feed *Failed* into a second run to try those

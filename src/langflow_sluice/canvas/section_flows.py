@@ -43,8 +43,8 @@ def fan_out_rows(catalog: Catalog) -> Flow:
     parser, model = parts.row_text(flow), parts.rate_limited_llm(flow)
     flow.connect(text, "message", split, "data_inputs")
     _lane(flow, split, fan, parser, model, result)
-    # The body hangs below the line from left to right, so that the edge that comes back crosses nothing.
-    flow.arrange([[text], [split], [fan], [None, parser], [None, model], [result]])
+    # The body hangs below the line.
+    flow.arrange([[text], [split], [fan], [result, parser], [None, model]])
     flow.note(
         """# Fan-Out over rows
 
@@ -55,8 +55,8 @@ twice.
 
 **Use it.** Send one row a line; try a hundred. *Failed* holds the rows whose body failed, with the reason.
 
-**Look at** the status of *Fan-Out*, and compare with its twin *Batch Run without a limit*, which sends every row at
-once and loses them all at the first error.
+**Look at** the Logs of *Item* (the magnifier beside it), and compare with its twin *Batch Run without a limit*, which
+sends every row at once and loses them all at the first error.
 
 **Change** *Max concurrency* on Fan-Out (how many bodies run at once), the guard of the model (how many calls), and
 *On error*."""
@@ -84,7 +84,7 @@ def gated_section(catalog: Catalog) -> Flow:
     flow.connect(convert, "data_output", request, "query_params")
     flow.connect(request, "data", gate, "guarded")
     flow.connect(gate, "done", result, "input_value")
-    flow.arrange([[text], [gate], [None, convert], [None, request], [result]])
+    flow.arrange([[text], [gate], [result, convert], [None, request]])
     flow.note(
         """# Gate around an internal API
 
@@ -96,7 +96,7 @@ clear error, or leave through *Busy*.
 **Look at** the server behind *API Request* while 20 clients call this flow: it never sees more than *Max concurrency*
 requests at once.
 
-**Change** the URL of *API Request* to your API; the message arrives there as the parameter `text`. Replace the
+**Change** the URL of *API Request* to your API; the message arrives there as the parameter text. Replace the
 section's nodes by whatever needs protection. *On full* chooses between the error and *Busy*."""
     )
     return flow
@@ -139,10 +139,9 @@ def priority_lanes(catalog: Catalog) -> Flow:
             [questions, None, tickets],
             [chat_rows, None, batch_rows],
             [chat, None, batch],
-            [None, question, None, ticket],
+            [answers, question, found, ticket],
             [None, first, None, about],
             [None, None, None, last],
-            [answers, None, found],
         ]
     )
     flow.note(
@@ -183,7 +182,7 @@ def fan_out_subflows(catalog: Catalog) -> Flow:
     flow.connect(parser, "parsed_text", run, "ChatInput-in~input_value")
     flow.connect(run, "ChatOutput-out~message", fan, "item")
     flow.connect(fan, "done", result, "input_value")
-    flow.arrange([[text], [split], [fan], [None, parser], [None, run], [result]])
+    flow.arrange([[text], [split], [fan], [result, parser], [None, run]])
     flow.note(
         f"""# Fan-Out over a flow
 
@@ -193,9 +192,9 @@ the provider sees no more calls at once than the cap.
 
 **Use it.** Import *{called.name}* too, then send one row a line. *Flow Name* in *Run Flow* finds that flow by its
 name, whatever its id on your server. If you have renamed it, or every row ends in *Failed* with "Error running flow":
-press the refresh button beside *Flow Name* and choose your flow there. `sluice flows install` does all this for you.
+press the refresh button beside *Flow Name* and choose your flow there. sluice flows install does all this for you.
 
-**Look at** the status of *Fan-Out*, and at *Failed* for the rows whose flow failed.
+**Look at** the Logs of *Item* (the magnifier beside it), and at *Failed* for the rows whose flow failed.
 
 **Change** the flow in *Run Flow*, then connect its input and its output again: they carry the names of the nodes
 inside it. *Max Concurrency* on Fan-Out is how many flows run at once."""

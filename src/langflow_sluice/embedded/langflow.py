@@ -192,6 +192,7 @@ class LangflowServer:
             environment |= _NO_STARTER_PROJECTS
         environment |= {
             "LANGFLOW_CONFIG_DIR": str(self.folder / "config"),
+            "SLUICE_STATE_DIR": str(self.folder / "state"),
             "LANGFLOW_KNOWLEDGE_BASES_DIR": str(self.folder / "knowledge_bases"),
             # Langflow's start-up locks lie in the temporary folder: two servers at once would wait for each other.
             "TMPDIR": str(self.folder / "tmp"),

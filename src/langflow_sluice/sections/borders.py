@@ -88,6 +88,16 @@ def find_section(graph: Graph, owner: Vertex, output_name: str) -> Section:
     return Section(owner.id, output_name, order, starts, ends, tuple(inlets), frozen)
 
 
+def body_of(graph: Graph, owner: Vertex, output_name: str) -> set[str]:
+    """Ids of the nodes in the section that starts at an output of ``owner``; see :func:`find_section`."""
+    outgoing = _by_source(graph)
+    edges = outgoing.get(owner.id, [])
+    starts = [edge.target_id for edge in edges if edge.source_handle.name == output_name]
+    others = [edge.target_id for edge in edges if edge.source_handle.name != output_name]
+    after = _reachable([each for each in others if each != owner.id], outgoing, owner.id)
+    return _reachable(starts, outgoing, owner.id) - after
+
+
 def is_feedback(graph: Graph, edge: Edge) -> bool:
     """Whether an edge brings a section's result back to its owner, and so is no dependency."""
     target = graph.get_vertex(edge.target_id)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from langflow_sluice.sections.borders import is_feedback
+
 if TYPE_CHECKING:
+    from lfx.custom.custom_component.component import Component
+    from lfx.graph.edge.base import Edge
     from lfx.graph.graph.base import Graph
     from lfx.graph.vertex.base import Vertex
 
@@ -40,23 +44,41 @@ class _BuildOnce:
                 self._building.cancel()
 
 
-async def build_outside(graph: Graph, section: Section, build_options: dict[str, Any]) -> None:
+def build_options(component: Component) -> dict[str, Any]:
+    """What Langflow passes to ``Vertex.build`` in the run that ``component`` belongs to, but for the event manager."""
+    graph = component.graph
+    return {
+        "user_id": graph.user_id,
+        "inputs": {"session": graph.session_id} if graph.session_id else {},
+        "fallback_to_env_vars": _falls_back_to_env(),
+    }
+
+
+async def build_outside(graph: Graph, section: Section, options: dict[str, Any]) -> None:
     """Builds the nodes from which a section takes values, with all they depend on, where that is not done yet.
 
     Args:
         graph: The graph that the section's owner belongs to.
         section: Its ``inlets`` name the nodes.
-        build_options: What Langflow passes to ``Vertex.build`` in this run.
+        options: What Langflow passes to ``Vertex.build`` in this run.
     """
     for vertex_id in dict.fromkeys(edge.source_id for edge in section.inlets):
-        await _build(graph, graph.get_vertex(vertex_id), build_options, frozenset({section.owner_id}))
+        await build_with_sources(graph, graph.get_vertex(vertex_id), options, frozenset({section.owner_id}))
 
 
-async def _build(graph: Graph, vertex: Vertex, options: dict[str, Any], path: frozenset[str]) -> None:
-    if vertex.built or vertex.id in path or _is_left_out(graph, vertex):
+async def build_with_sources(graph: Graph, vertex: Vertex, options: dict[str, Any], path: frozenset[str]) -> None:
+    """Builds a node and all that it depends on, where that is not done yet and no branch leads elsewhere.
+
+    Args:
+        graph: The graph that it belongs to.
+        vertex: The node; the owner of another section runs its section.
+        options: What Langflow passes to ``Vertex.build`` in this run.
+        path: Ids of nodes that wait for this one.
+    """
+    if vertex.built or vertex.id in path or is_left_out(graph, vertex):
         return
-    for source_id in dict.fromkeys(graph.predecessor_map.get(vertex.id, ())):
-        await _build(graph, graph.get_vertex(source_id), options, path | {vertex.id})
+    for edge in sources(graph, vertex):
+        await build_with_sources(graph, graph.get_vertex(edge.source_id), options, path | {vertex.id})
     if vertex.lock.locked():
         # Langflow is building it at this moment, in the same layer as the section's owner.
         async with vertex.lock:
@@ -69,5 +91,18 @@ async def _build(graph: Graph, vertex: Vertex, options: dict[str, Any], path: fr
         await once(**options)
 
 
-def _is_left_out(graph: Graph, vertex: Vertex) -> bool:
+def sources(graph: Graph, vertex: Vertex) -> list[Edge]:
+    """The edges over which a node gets its inputs; what comes back from its own section is none."""
+    return [edge for edge in graph.edges if edge.target_id == vertex.id and not is_feedback(graph, edge)]
+
+
+def is_left_out(graph: Graph, vertex: Vertex) -> bool:
+    """Whether a branch led elsewhere, so that the node does not run."""
     return not vertex.is_active() or vertex.id in graph.conditionally_excluded_vertices
+
+
+def _falls_back_to_env() -> bool:
+    from lfx.services.deps import get_settings_service
+
+    service = get_settings_service()
+    return bool(service and getattr(service.settings, "fallback_to_env_var", False))

@@ -7,10 +7,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.errors import SectionError
-from langflow_sluice.sections.body import Body
-from langflow_sluice.sections.borders import find_section
+from langflow_sluice.sections.bodies import bodies_of
 from langflow_sluice.sections.events import SectionEvents
-from langflow_sluice.sections.outside import build_outside
+from langflow_sluice.sections.outside import build_options, build_outside
+from langflow_sluice.sections.records import Records
+from langflow_sluice.sections.turns import keep_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -44,12 +45,11 @@ class SectionRunner:
         self._component = component
         self._graph = component.graph
         self._guard = guard
-        self._section = find_section(self._graph, vertex, output_name)
-        self._options = {
-            "user_id": self._graph.user_id,
-            "inputs": {"session": self._graph.session_id} if self._graph.session_id else {},
-            "fallback_to_env_vars": _falls_back_to_env(),
-        }
+        self._bodies = bodies_of(self._graph, vertex, output_name)
+        self._section = self._bodies.section
+        self._records = Records()
+        self._events: SectionEvents | None = None
+        self._options = build_options(component)
 
     def keep_from_outer_run(self, *unused: str) -> None:
         """Tells Langflow that the body's nodes are ours to run.
@@ -57,11 +57,7 @@ class SectionRunner:
         Args:
             *unused: Further outputs whose branches do not run, because nothing comes out of them this time.
         """
-        outputs = [self._section.output_name, *unused]
-        for name in outputs:
-            self._component.stop(name)
-        # As a router does: a node where branches meet then takes what the others bring.
-        self._graph.exclude_branches_conditionally(self._section.owner_id, outputs)
+        keep_out(self._graph, self._section.owner_id, [self._section.output_name, *unused])
 
     async def build_outside(self) -> None:
         """Builds what the body takes from outside; once, before any item runs."""
@@ -69,14 +65,23 @@ class SectionRunner:
 
     @contextlib.asynccontextmanager
     async def open_worker(self) -> AsyncIterator[Callable[[Any], Awaitable[Any]]]:
-        """Opens one copy of the body; gives what runs an item through it."""
-        events = SectionEvents(self._outer_events(), self._guard.clock)
-        async with Body.open(self._section, self._graph, {**self._options, "event_manager": events}) as body:
+        """Opens a place to work at; gives what runs an item through a copy of the body.
 
-            async def run(item: Any) -> Any:
-                with self._holding():
-                    return await body.run(item)
+        A copy is taken for the time of one item only: there are never more of them than items that run at once.
+        """
+        if self._events is None:
+            self._events = SectionEvents(self._outer_events(), self._guard.clock)
+        options = {**self._options, "event_manager": self._events}
 
+        async def run(item: Any) -> Any:
+            with self._holding():
+                async with self._bodies.take() as body:
+                    result = await body.run(item, options, self._records)
+                    # As if the owner had taken it over an edge: Langflow masks these where it shows the value.
+                    self._component._secret_values.update(body.secrets)  # noqa: SLF001
+                    return result
+
+        with self._bodies.in_use():
             yield run
 
     def _outer_events(self) -> Any:
@@ -84,15 +89,10 @@ class SectionRunner:
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[None]:
-        token = _held.set((*_held.get(), self._guard.name))
+        held = _held.set((*_held.get(), self._guard.name))
+        recording = self._records.begin()
         try:
             yield
         finally:
-            _held.reset(token)
-
-
-def _falls_back_to_env() -> bool:
-    from lfx.services.deps import get_settings_service
-
-    service = get_settings_service()
-    return bool(service and getattr(service.settings, "fallback_to_env_var", False))
+            self._records.end(recording)
+            _held.reset(held)
