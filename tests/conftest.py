@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems():
-    """Lets hypothesis look at all modules, which it does after the collection.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps those together that share a server, and lets hypothesis look at all modules after the collection.
+
+    Tests run in two processes. A Langflow takes most of a minute to start, so all that use it run in one of them, one
+    after the other.
 
     Looking at langflow's aliases of lfx imports what they stand for; after ``lfx.io`` alone, lfx then fails in a circle
     of imports that ``lfx.custom`` enters from the right side.
     """
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker(pytest.mark.xdist_group("the running server"))
     if "langflow" in sys.modules:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
