@@ -1,9 +1,10 @@
 from lfx.custom.custom_component.component import Component
-from lfx.io import DropdownInput, FloatInput, HandleInput, IntInput, Output
+from lfx.io import FloatInput, HandleInput, Output
 from lfx.schema.data import Data
 from lfx.schema.dataframe import DataFrame
 
 from langflow_sluice.nodes.guard_inputs import NAMED_BY_NODE, guard_inputs
+from langflow_sluice.nodes.row_inputs import row_inputs
 from langflow_sluice.sections.fan_out_run import FanOutRun
 from langflow_sluice.sections.turns import begin
 
@@ -22,20 +23,7 @@ class FanOutComponent(Component):
             required=True,
             info="A table, or a list of JSON or messages: one row each. Failed rows fed in again run as they were.",
         ),
-        DropdownInput(
-            name="on_error",
-            display_name="On Error",
-            options=["collect", "stop"],
-            value="collect",
-            info="Collect keeps the other rows and lists the failed ones; stop ends with the first error.",
-        ),
-        IntInput(
-            name="item_retries",
-            display_name="Item Retries",
-            value=0,
-            advanced=True,
-            info="Further attempts for a failed row; never for what a guard inside has retried or refused already.",
-        ),
+        *row_inputs(not_repeated="never for what a guard inside has retried or refused already"),
         FloatInput(
             name="item_timeout",
             display_name="Item Timeout",

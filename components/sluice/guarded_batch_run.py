@@ -2,9 +2,7 @@ from lfx.custom.custom_component.component import Component
 from lfx.io import (
     BoolInput,
     DataFrameInput,
-    DropdownInput,
     HandleInput,
-    IntInput,
     MessageTextInput,
     MultilineInput,
     Output,
@@ -13,6 +11,7 @@ from lfx.schema.dataframe import DataFrame
 
 from langflow_sluice.batch.batch_inputs import batch_guard_inputs
 from langflow_sluice.batch.batch_run import BatchRun
+from langflow_sluice.nodes.row_inputs import row_inputs
 from langflow_sluice.nodes.upstream_inputs import call_inputs
 
 
@@ -59,20 +58,7 @@ class GuardedBatchRunComponent(Component):
             advanced=True,
             info="Adds a column about each row's processing.",
         ),
-        DropdownInput(
-            name="on_error",
-            display_name="On Error",
-            options=["collect", "stop"],
-            value="collect",
-            info="Collect keeps the other rows and lists the failed ones; stop ends with the first error.",
-        ),
-        IntInput(
-            name="item_retries",
-            display_name="Item Retries",
-            value=0,
-            advanced=True,
-            info="Further attempts for a failed row; what Max Retries has tried already is not repeated.",
-        ),
+        *row_inputs(not_repeated="what Max Retries has tried already is not repeated"),
         *call_inputs(total_timeout=600),
         *batch_guard_inputs(),
     ]
