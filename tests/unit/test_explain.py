@@ -139,7 +139,7 @@ class Refusal(Exception):
         ),
         (sqlalchemy.exc.TimeoutError("QueuePool limit of size 1 overflow 2 reached"), {"sqlalchemy_pool_timeout"}),
     ],
-    ids=str,
+    ids=lambda each: " or ".join(sorted(each)) if isinstance(each, set) else str(each),
 )
 def test_what_postgresql_says_is_recognised_from_its_own_words_and_from_sluices(error, causes):
     failure = translate(error, target="db.example.com:5432/rag")
