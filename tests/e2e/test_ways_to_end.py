@@ -158,7 +158,8 @@ async def test_with_collect_a_hundred_rows_of_which_seven_fail_keep_the_others_i
         await desk.until(lambda: len(desk.came) == len(rows) and desk.inside == 1)
         desk.opened.set()
         ending = await call
-        assert (sorted(desk.came), desk.most) == (rows, 10)
+        assert sorted(desk.came) == rows
+        assert desk.most <= 10
     done = [[row, f"{row} seen"] for row in rows if row not in bad]
     assert len(done) == 93
     assert ending.said[DONE] == markdown(["text", "result"], done)
