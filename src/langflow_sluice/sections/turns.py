@@ -54,7 +54,7 @@ async def begin(component: Component, make: Callable[[Component], Any]) -> Any:
     if late:
         for name, value in vertex.raw_params.items():
             if value is vertex:
-                # What comes back from the section itself; Langflow takes it away, and fails where it has done so before.
+                # What comes back from the section itself: Langflow takes it away, and fails if it has done so before.
                 vertex.params.setdefault(name, value)
         await vertex._build_each_vertex_in_params_dict()  # noqa: SLF001 - as Langflow did while they were missing
         component.set_attributes({name: vertex.params[name] for name in late if name in vertex.params})
