@@ -177,11 +177,7 @@ def fan_out_subflows(catalog: Catalog) -> Flow:
     fan = flow.add(parts.FAN_OUT, "rows", values={"max_concurrency": 12})
     parser, run = parts.row_text(flow), flow.add(parts.RUN_FLOW, "chat", calls=called)
     flow.connect(text, "message", split, "data_inputs")
-    flow.connect(split, "dataframe", fan, "data")
-    flow.connect(fan, "item", parser, "input_data")
-    flow.connect(parser, "parsed_text", run, "ChatInput-in~input_value")
-    flow.connect(run, "ChatOutput-out~message", fan, "item")
-    flow.connect(fan, "done", result, "input_value")
+    _lane(flow, split, fan, parser, run, result, into="ChatInput-in~input_value", out_of="ChatOutput-out~message")
     flow.arrange([[text], [split], [fan], [result, parser], [None, run]])
     flow.note(
         f"""# Fan-Out over a flow
@@ -202,10 +198,20 @@ inside it. *Max Concurrency* on Fan-Out is how many flows run at once."""
     return flow
 
 
-def _lane(flow: Flow, rows: Node, fan: Node, parser: Node, model: Node, result: Node) -> None:
-    """Connects rows to a Fan-Out, its body of a parser and a model, and its result."""
+def _lane(
+    flow: Flow,
+    rows: Node,
+    fan: Node,
+    parser: Node,
+    asked: Node,
+    result: Node,
+    *,
+    into: str = "input_value",
+    out_of: str = "text_output",
+) -> None:
+    """Connects rows to a Fan-Out, its body of a parser and what is asked (a model, unless told), and its result."""
     flow.connect(rows, "dataframe", fan, "data")
     flow.connect(fan, "item", parser, "input_data")
-    flow.connect(parser, "parsed_text", model, "input_value")
-    flow.connect(model, "text_output", fan, "item")
+    flow.connect(parser, "parsed_text", asked, into)
+    flow.connect(asked, out_of, fan, "item")
     flow.connect(fan, "done", result, "input_value")

@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import os
 import threading
-import time
 
 from langflow_sluice.errors import SluiceError
 from langflow_sluice.metrics.endpoint import Endpoint
@@ -90,8 +89,3 @@ class Publisher:
 
 publisher = Publisher()
 atexit.register(publisher.stop)
-
-
-def seconds_since(told: ProcessFigures) -> float:
-    """How old figures are."""
-    return max(0.0, time.time() - told.told_at)

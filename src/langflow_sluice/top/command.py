@@ -42,18 +42,18 @@ def top(
     except SluiceError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    if as_json:
-        from langflow_sluice.top.rates import look
+    if not (as_json or once):
+        _live(folder)
+        return
+    from langflow_sluice.top.rates import look
 
-        typer.echo(json.dumps(dataclasses.asdict(look(folder.read())), indent=2))
-    elif once:
+    seen = look(folder.read())
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(seen), indent=2))
+    else:
         from rich.console import Console
 
-        from langflow_sluice.top.rates import look
-
-        Console().print(_screen(look(folder.read()), folder))
-    else:
-        _live(folder)
+        Console().print(_screen(seen, folder))
 
 
 def _live(folder: StateFolder) -> None:
