@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langflow_sluice.embedded.postgres import EmbeddedPostgres
+    from langflow_sluice.embedded.redis import EmbeddedRedis
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,14 @@ def database_url(postgres_server: EmbeddedPostgres, reachable: None) -> Iterator
     yield url
     dispose_all()
     postgres_server.drop_database(url.rsplit("/", 1)[1])
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    """One Redis for all tests that want one and neither stop nor flush it; they are skipped where there is none."""
+    from langflow_sluice.embedded import redis
+
+    if redis.program() is None:
+        pytest.skip(redis.MISSING)
+    with redis.EmbeddedRedis(password="of the tests") as server:
+        yield server
