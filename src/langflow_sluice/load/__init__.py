@@ -1,0 +1,1 @@
+"""``sluice load``: drives flows through Langflow's API and says what gives way first."""
