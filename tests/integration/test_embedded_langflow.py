@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -361,3 +362,19 @@ def test_a_server_that_is_not_there_is_an_error_without_the_prompt() -> None:
         client.run("flow", "canary prompt")
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_key_for_this_machine_is_not_shown_to_a_proxy(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.settimeout(0)
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with LangflowClient(f"http://{host}:1", "sk-canary", timeout_s=5) as client, pytest.raises(LangflowError):
+            client.create_api_key()
+        with pytest.raises(BlockingIOError):
+            proxy.accept()

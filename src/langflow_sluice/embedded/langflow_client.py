@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
 from langflow_sluice.errors import SluiceError
 
@@ -77,6 +80,14 @@ def _text_of(node: Mapping[str, Any]) -> str:
     return ""
 
 
+def _by_proxy(base_url: str) -> bool:
+    """Whether the environment's proxies may be used: not for this machine, whose keys are no proxy's business."""
+    host = urlsplit(base_url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return not ipaddress.ip_address(host).is_loopback
+    return host != "localhost"
+
+
 class LangflowClient:
     """Calls one Langflow server; safe from any thread, blocks until the answer is there. A context manager.
 
@@ -90,7 +101,9 @@ class LangflowClient:
         import httpx
 
         self.base_url = base_url.rstrip("/")
-        self._http = httpx.Client(base_url=self.base_url, headers=_headers(api_key), timeout=timeout_s)
+        self._http = httpx.Client(
+            base_url=self.base_url, headers=_headers(api_key), timeout=timeout_s, trust_env=_by_proxy(base_url)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -197,7 +210,10 @@ class AsyncLangflowClient:
         import httpx
 
         limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-        self._http = httpx.AsyncClient(base_url=base_url.rstrip("/"), headers=_headers(api_key), limits=limits)
+        headers, by_proxy = _headers(api_key), _by_proxy(base_url)
+        self._http = httpx.AsyncClient(
+            base_url=base_url.rstrip("/"), headers=headers, limits=limits, trust_env=by_proxy
+        )
 
     async def __aenter__(self) -> Self:
         return self
