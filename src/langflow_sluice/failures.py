@@ -41,8 +41,8 @@ _PHASES = {
     "ConnectTimeout": ("could not be connected to", "connect_timeout"),
     "ReadTimeout": ("sent nothing", "read_timeout"),
     "WriteTimeout": ("took nothing", "write_timeout"),
-    "PoolTimeout": ("had no free connection in the client's pool", "max_concurrency"),
 }
+_POOL_TIMEOUT = "PoolTimeout"
 
 # The SDKs of model providers and what they send with; LangChain's integrations wrap their errors in their own.
 _CLIENTS = frozenset(
@@ -56,7 +56,7 @@ _CUT_SHORT = frozenset({"APIError", "ResponseError", "EventStreamError"})
 
 # Of the SDKs made by Stainless, of Python and requests, aiohttp and botocore.
 _CONNECTION_ERRORS = frozenset({"APIConnectionError", "ConnectionError", "ClientConnectionError", "HTTPClientError"})
-_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,13 @@ def _from_transport(error: Exception, fields: Mapping[str, str], resource: str) 
     cause = _transport_error(error)
     names = [kind.__name__ for kind in type(cause).__mro__]
     name = names[0]
+    if _POOL_TIMEOUT in names:
+        msg = f"{resource} was not asked: no connection of the HTTP client's own pool came free in time."
+        hint = (
+            "Let fewer calls in at once (max_concurrency of the guard), so that they wait in its queue and not in the"
+            " client, or give the client a larger pool."
+        )
+        return Failure(UpstreamTimeout(msg, hint=hint), retryable=True, service_fault=True, reached=False)
     phase = next((each for each in names if each in _PHASES), "")
     if phase or isinstance(cause, (TimeoutError, asyncio.TimeoutError)):
         what, setting = _PHASES[phase or "ReadTimeout"]

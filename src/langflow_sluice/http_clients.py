@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from langflow_sluice.errors import checked_amount
-from langflow_sluice.http_transports import LIMITS, BlockingTransport, LoopTransport
+from langflow_sluice.http_transports import LIMITS, BlockingTransport, Connections, LoopTransport
 
 if TYPE_CHECKING:
     import ssl
@@ -66,12 +66,14 @@ class HttpClients:
     """The clients for one upstream and credential, for asynchronous and for synchronous callers.
 
     Attributes:
+        label: The upstream as ``scheme://host:port``; never a credential, and no path, which may hold one.
         asynchronous: For callers on any event loop.
         synchronous: For threads.
         loop_transport: What the asynchronous client sends through, for SDKs that insist on a client of their own.
         blocking_transport: The same of the synchronous one.
     """
 
+    label: str
     asynchronous: httpx.AsyncClient
     synchronous: httpx.Client
     loop_transport: LoopTransport
@@ -82,10 +84,34 @@ class HttpClients:
         """Whether no request is under way."""
         return not self.loop_transport.in_use and not self.blocking_transport.in_use
 
+    def connections(self) -> Connections:
+        """Those of both; any thread, and nobody who sends a request waits for it."""
+        return self.loop_transport.connections() + self.blocking_transport.connections()
+
     def close_soon(self) -> None:
         """Closes the connections, each when its request has ended; any thread."""
         self.loop_transport.close_soon()
         self.blocking_transport.close_soon()
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatistics:
+    """A snapshot of the connections to one upstream, with whatever credentials; holds none of them.
+
+    Attributes:
+        label: The upstream as ``scheme://host:port``.
+        open: Connections open, in use or fit to be used again.
+        in_use: Connections that a request, or the stream of its answer, uses.
+        waiting: Requests without a connection so far. It is being opened: there is no limit to wait for, since the
+            guard decides how many calls are in flight.
+        limit: The most connections allowed; 0 for any number.
+    """
+
+    label: str
+    open: int
+    in_use: int
+    waiting: int
+    limit: int
 
 
 class ClientCache:
@@ -94,6 +120,8 @@ class ClientCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[object, ...], HttpClients] = OrderedDict()
+        # A copy, replaced as a whole: who only looks takes no lock.
+        self._seen: tuple[HttpClients, ...] = ()
         self._tls: ssl.SSLContext | None = None
 
     def clients(self, base_url: str, default_url: str, api_key: str, timeouts: HttpTimeouts) -> HttpClients:
@@ -129,6 +157,7 @@ class ClientCache:
             if known is None:
                 known = self._entries[key] = self._make(url, egress, timeouts)
                 self._drop_idle()
+                self._seen = tuple(self._entries.values())
             self._entries.move_to_end(key)
             return known
 
@@ -140,6 +169,7 @@ class ClientCache:
         blocking = BlockingTransport(functools.partial(_blocking_transport, *route))
         options: dict[str, Any] = {"timeout": timeouts.as_httpx(), "follow_redirects": egress.follow_redirects}
         return HttpClients(
+            label=_label(url),
             asynchronous=httpx.AsyncClient(transport=asynchronous, **options),
             synchronous=httpx.Client(transport=blocking, **options),
             loop_transport=asynchronous,
@@ -157,10 +187,21 @@ class ClientCache:
                 surplus -= 1
                 entry.close_soon()
 
+    def statistics(self) -> list[ClientStatistics]:
+        """The connections by upstream, in the order of the labels; any thread, and nobody ever waits for it."""
+        sums: dict[str, Connections] = {}
+        for entry in self._seen:
+            sums[entry.label] = sums.get(entry.label, Connections()) + entry.connections()
+        return [
+            ClientStatistics(label, seen.in_use + seen.idle, seen.in_use, seen.opening, LIMITS.max_connections or 0)
+            for label, seen in sorted(sums.items())
+        ]
+
     def close(self) -> None:
         """Closes everything that can be closed from the calling thread; for the end of the process."""
         with self._lock:
             entries, self._entries = self._entries, OrderedDict()
+            self._seen = ()
         for entry in entries.values():
             entry.close_soon()
 
@@ -225,6 +266,15 @@ def _proxy(url: str) -> str | None:
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
+_PORTS = {"http": 80, "https": 443}
+
+
+def _label(url: str) -> str:
+    parsed = httpx.URL(url)
+    host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+    return f"{parsed.scheme}://{host}:{parsed.port or _PORTS.get(parsed.scheme, 0)}"
+
+
 def fingerprint(secret: str) -> str:
     """A short name for a credential that does not tell it."""
     return hashlib.blake2b(secret.encode(), digest_size=6, person=b"sluice-credentl").hexdigest()
@@ -252,3 +302,8 @@ atexit.register(_close_all)
 def client_cache() -> ClientCache:
     """The clients of this process; a forked child has its own, empty cache."""
     return _cache
+
+
+def client_statistics() -> list[ClientStatistics]:
+    """The connections of this process's shared clients, by upstream; any thread, and nobody ever waits for it."""
+    return _cache.statistics()

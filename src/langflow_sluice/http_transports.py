@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
@@ -28,6 +29,48 @@ LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keep
 
 
 TransportT = TypeVar("TransportT", httpx.AsyncBaseTransport, httpx.BaseTransport)
+
+# What httpcore calls a connection that is none yet.
+_UNCONNECTED = frozenset({"CONNECTING", "CONNECTION FAILED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The connections of a transport at one moment.
+
+    Attributes:
+        in_use: Connections that a request, or the stream of its answer, uses.
+        idle: Connections that are open and may be used again.
+        opening: Requests whose connection is not open yet.
+    """
+
+    in_use: int = 0
+    idle: int = 0
+    opening: int = 0
+
+    @classmethod
+    def of(cls, busy: set[weakref.ref[TransportT]], idle: list[TransportT]) -> Connections:
+        """Counts them; any thread, since looking at a connection changes nothing.
+
+        Args:
+            busy: Transports with a request.
+            idle: Transports without one.
+        """
+        # Others add to it meanwhile; a list is taken in one step.
+        working = [transport for reference in list(busy) if (transport := reference()) is not None]
+        connected = [any(each.info() not in _UNCONNECTED for each in _known_to(transport)) for transport in working]
+        # One that the service has closed meanwhile is found out by the next request, and is not open until then.
+        open_ = [any(not each.has_expired() for each in _known_to(transport)) for transport in idle]
+        return cls(sum(connected), sum(open_), len(connected) - sum(connected))
+
+    def __add__(self, other: Connections) -> Connections:
+        return Connections(self.in_use + other.in_use, self.idle + other.idle, self.opening + other.opening)
+
+
+def _known_to(transport: object) -> list[Any]:
+    """The connections of httpcore's pool under one of our transports, which has one at most."""
+    pool = getattr(transport, "_pool", None)
+    return [] if pool is None else list(pool.connections)
 
 
 class _Idle(Generic[TransportT]):
@@ -59,22 +102,32 @@ class _Idle(Generic[TransportT]):
 
     def clear(self) -> list[TransportT]:
         """Gives back all, to be closed."""
-        found = [transport for transport, _ in self._found]
+        found = self.now()
         self._found.clear()
         return found
+
+    def now(self) -> list[TransportT]:
+        """Those that are idle at this moment; any thread, since a copy is taken in one step."""
+        return [transport for transport, _ in list(self._found)]
 
 
 class _LoopPool:
     """The connections of one event loop, and the requests that are using them."""
 
-    __slots__ = ("closed", "closer", "idle", "in_use", "stays")
+    __slots__ = ("busy", "closed", "closer", "idle", "stays")
 
     def __init__(self, *, stays: bool) -> None:
         self.stays = stays
         self.idle: _Idle[httpx.AsyncBaseTransport] = _Idle()
         self.closer: AsyncGenerator[None, None] | None = None
         self.closed = False
-        self.in_use = 0
+        # By weak references: a connection holds on to its loop, which may be closed with a request under way.
+        self.busy: set[weakref.ref[httpx.AsyncBaseTransport]] = set()
+
+    @property
+    def in_use(self) -> int:
+        """Requests under way."""
+        return len(self.busy)
 
     async def close(self) -> None:
         """Closes the connections, those in use when their requests have ended."""
@@ -104,12 +157,17 @@ class LoopTransport(httpx.AsyncBaseTransport):
         """Requests under way, their answers' streams included, over all loops."""
         return sum(pool.in_use for _, pool in self._known())
 
+    def connections(self) -> Connections:
+        """The connections of all loops that are not closed; any thread."""
+        pools = [pool for loop, pool in self._known() if not loop.is_closed()]
+        return sum((Connections.of(pool.busy, pool.idle.now()) for pool in pools), Connections())
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends the request over the running loop's pool."""
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop) or await self._open(loop)
         transport = pool.idle.take() or self._make_transport()
-        pool.in_use += 1
+        pool.busy.add(weakref.ref(transport))
         done = functools.partial(self._done, loop, pool, transport)
         try:
             response = await transport.handle_async_request(request)
@@ -138,7 +196,7 @@ class LoopTransport(httpx.AsyncBaseTransport):
     async def _done(
         self, loop: asyncio.AbstractEventLoop, pool: _LoopPool, transport: httpx.AsyncBaseTransport
     ) -> None:
-        pool.in_use -= 1
+        pool.busy.discard(weakref.ref(transport))
         if not pool.stays or pool.closed:
             await transport.aclose()
         else:
@@ -242,13 +300,22 @@ class BlockingTransport(httpx.BaseTransport):
         self._lock = threading.Lock()
         self._idle: _Idle[httpx.BaseTransport] = _Idle()
         self._retired = False
-        self.in_use = 0
+        self._busy: set[weakref.ref[httpx.BaseTransport]] = set()
+
+    @property
+    def in_use(self) -> int:
+        """Requests under way, their answers' streams included."""
+        return len(self._busy)
+
+    def connections(self) -> Connections:
+        """The connections as they are; any thread, and nobody who sends a request waits for it."""
+        return Connections.of(self._busy, self._idle.now())
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sends the request; any thread."""
         with self._lock:
             transport = self._idle.take() or self._make_transport()
-            self.in_use += 1
+            self._busy.add(weakref.ref(transport))
         done = functools.partial(self._done, transport)
         try:
             response = transport.handle_request(request)
@@ -261,7 +328,7 @@ class BlockingTransport(httpx.BaseTransport):
 
     def _done(self, transport: httpx.BaseTransport) -> None:
         with self._lock:
-            self.in_use -= 1
+            self._busy.discard(weakref.ref(transport))
             useless = [transport] if self._retired else list(self._idle.put(transport))
         for each in useless:
             each.close()

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import statistics
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -17,7 +20,10 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from pyrate_limiter import Duration, InMemoryBucket, Limiter, Rate
 
 from langflow_sluice.guard import Guard, GuardSettings
+from langflow_sluice.guard.registry import guard_registry
 from langflow_sluice.guard.waiter import Outcome
+from langflow_sluice.metrics.publisher import EVERY_S, Publisher
+from langflow_sluice.metrics.state_folder import FOLDER_VARIABLE
 
 CALLS = 20_000
 ROUNDS = 5
@@ -91,6 +97,55 @@ async def uncontended() -> None:
     ):
         cost = await measure(work)
         print(f"{name:<44}{cost:>8.2f}{cost / base:>9.1f}")
+
+
+class NoTimes:
+    """In place of what times are noted in."""
+
+    def add(self, seconds: float) -> None:
+        """Notes nothing."""
+
+    append = add
+
+
+async def metrics_cost() -> None:
+    """What noting the times of each call costs, and what telling them to other processes costs."""
+    noting, silent = guard_with_everything(), guard_with_everything()
+    queue = silent.admission
+    queue.wait_times = queue.service_times = queue.waits_s = queue.services_s = NoTimes()
+
+    async def block(guard: Guard) -> float:
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            async with guard.slot(tokens=100) as entered:
+                entered.report(Outcome.OK)
+        return (time.perf_counter() - started) / CALLS * 1e6
+
+    # In turn, so that whatever else the machine does slows both of them.
+    pairs = [(await block(silent), await block(noting)) for _ in range(3 * ROUNDS)]
+    without, with_times = (min(costs) for costs in zip(*pairs, strict=True))
+    ratio = statistics.median(noted / bare for bare, noted in pairs)
+    print(
+        f"guarded call without any metrics {without:.2f} us, with them {with_times:.2f} us: {ratio:.2f} (median ratio)"
+    )
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        publisher = Publisher()
+        guards = [
+            guard_registry().guard(f"guard {number}", GuardSettings(), asked_by="benchmark") for number in range(10)
+        ]
+        costs = []
+        for _ in range(100):
+            for guard in guards:
+                async with guard.slot():
+                    pass
+            started = time.thread_time()
+            publisher.publish()
+            costs.append(time.thread_time() - started)
+        publisher.stop()
+    cost = statistics.median(costs)
+    print(f"telling of ten guards: {cost * 1e3:.2f} ms of CPU every {EVERY_S:g} s, {cost / EVERY_S:.2%} of a core")
 
 
 async def with_waiters(count: int) -> tuple[float, float]:
@@ -187,6 +242,8 @@ def hammer(loops: int, threads: int, calls: int) -> float:
 
 def main() -> None:
     asyncio.run(uncontended())
+    print()
+    asyncio.run(metrics_cost())
     print()
     costs = {count: asyncio.run(with_waiters(count)) for count in (100, 10_000)}
     for count, (cost, size) in costs.items():

@@ -129,6 +129,13 @@ class Refusal(Exception):
         (Refusal("42P05", 'prepared statement "a" already exists'), {"prepared_statement_exists"}),
         (Refusal("26000", 'prepared statement "a" does not exist'), {"prepared_statement_missing"}),
         (Refusal("57014", "canceling statement due to statement timeout"), {"statement_timeout"}),
+        (Refusal("40P01", "deadlock detected"), {"database_deadlock"}),
+        (Refusal("55P03", "canceling statement due to lock timeout"), {"lock_timeout"}),
+        (Refusal("55P03", 'could not obtain lock on row in relation "a"'), {"lock_timeout"}),
+        (
+            Refusal("25P03", "terminating connection due to idle-in-transaction timeout"),
+            {"idle_in_transaction_timeout"},
+        ),
         (Refusal("28P01", 'password authentication failed for user "x"'), {"database_credential"}),
         (Refusal("22000", "different vector dimensions 3 and 4"), {"vector_dimensions"}),
         (Refusal("42704", 'type "vector" does not exist'), {"missing_pgvector"}),

@@ -5,6 +5,7 @@ import pytest
 from langflow_sluice.errors import (
     BulkheadFull,
     CircuitOpen,
+    ClusterUnavailable,
     DeadlineExceeded,
     InvalidInput,
     NoResult,
@@ -40,6 +41,7 @@ OWN = [
     (turned_away(WaiterState.REFUSED), BulkheadFull),
     (turned_away(WaiterState.EXPIRED), QueueTimeout),
     (turned_away(WaiterState.BROKEN), CircuitOpen),
+    (turned_away(WaiterState.CUT_OFF), ClusterUnavailable),
     (late(), DeadlineExceeded),
     (
         PoolTimeout(
@@ -87,7 +89,7 @@ def test_an_error_of_ours_is_known_by_its_words_and_by_its_name(error, kind):
     for text in texts:
         root = explain_text(text).root
         assert root is not None, text
-        assert root.diagnosis.dependency == "Sluice"
+        assert root.diagnosis.dependency == ("Redis" if kind is ClusterUnavailable else "Sluice")
         assert (root.diagnosis.cause, root.diagnosis.code) == (kind.code, kind.code)
         assert root.diagnosis.fix == error.hint
 

@@ -76,6 +76,14 @@ def test_an_error_on_the_way_is_retryable_and_names_the_setting(kind, meaning, s
         assert (failure.retryable, failure.service_fault, failure.retry_after_s) == (True, True, None)
 
 
+def test_a_full_pool_of_the_client_is_not_blamed_on_the_service_and_asks_for_fewer_calls():
+    failure = diagnose(httpx.PoolTimeout(CANARY))
+    assert "was not asked" in failure.error.message
+    assert failure.error.hint.startswith("Let fewer calls in at once (max_concurrency")
+    assert "aise" not in failure.error.hint
+    assert not failure.reached
+
+
 @pytest.mark.parametrize(("kind", "meaning", "setting"), TRANSPORT)
 def test_langchains_own_subclasses_of_the_sdks_errors_mean_the_same(kind, meaning, setting):
     from langchain_openai.chat_models.base import OpenAIConnectionError, OpenAITimeoutError

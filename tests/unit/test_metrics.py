@@ -161,7 +161,7 @@ asyncio.run(main())
 
 def test_a_process_that_was_killed_is_not_counted_for_long(guard: Guard, folder: StateFolder) -> None:  # noqa: ARG001
     told = figures()
-    folder.write(ProcessFigures(told.worker, 0.0, time.time() - 60, told.guards, (), ()))
+    folder.write(ProcessFigures(told.worker, 0.0, time.time() - 60, told.guards, (), (), ()))
     assert folder.read() == []
 
 
@@ -218,6 +218,19 @@ async def test_it_tells_again_only_when_something_has_changed(
 
 
 class TestLoopLag:
+    def test_a_loop_that_was_closed_while_it_was_asked_is_forgotten(self) -> None:
+        lags = LoopLags()
+        loop = asyncio.new_event_loop()
+
+        async def be_watched() -> None:
+            lags.watch_running_loop()
+
+        loop.run_until_complete(be_watched())
+        lags.look()
+        assert len(lags.read()) == 1
+        loop.close()
+        assert lags.read() == ()
+
     async def test_a_loop_that_comes_round_has_a_lag(self) -> None:
         lags = LoopLags()
         lags.watch_running_loop()

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from langflow_sluice.guard.histogram import BOUNDS_S
-from langflow_sluice.metrics.figures import GuardFigures, PoolFigures, ProcessFigures, Times
+from langflow_sluice.metrics.figures import ClientFigures, GuardFigures, PoolFigures, ProcessFigures, Times
 from langflow_sluice.metrics.state_folder import StateFolder
 from langflow_sluice.top.command import top
 from langflow_sluice.top.rates import History, look, p95
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOTHING = Times((0,) * (len(BOUNDS_S) + 1), 0.0)
-POOL = PoolFigures("127.0.0.1:5432/docs", capacity=10, checked_out=3, idle=2, waiting=1, writing=0)
+CLIENT = ClientFigures("https://api.example.com:443", open=5, in_use=3, waiting=1, limit=0)
 
 app = typer.Typer()
 app.command()(top)
@@ -30,6 +30,18 @@ def times(**at: int) -> Times:
     for place, count in at.items():
         counts[int(place[1:])] = count
     return Times(tuple(counts), 0.0)
+
+
+POOL = PoolFigures(
+    "127.0.0.1:5432/docs",
+    capacity=10,
+    checked_out=3,
+    idle=2,
+    waiting=1,
+    writing=0,
+    turned_away=4,
+    wait=times(_3=100),
+)
 
 
 def guard(name: str = "crm", **more: object) -> GuardFigures:
@@ -52,7 +64,7 @@ def guard(name: str = "crm", **more: object) -> GuardFigures:
 
 
 def process(*guards: GuardFigures, worker: str = "host:1", told_at: float = 1000.0) -> ProcessFigures:
-    return ProcessFigures(worker, 900.0, told_at, guards, (POOL,), (0.01,))
+    return ProcessFigures(worker, 900.0, told_at, guards, (POOL,), (CLIENT,), (0.01,))
 
 
 def test_workers_add_up() -> None:
@@ -62,6 +74,10 @@ def test_workers_add_up() -> None:
     assert (crm.turned_away, crm.retries, crm.breaker) == (6, 10, "open")
     assert [(pool.label, pool.workers, pool.checked_out, pool.capacity) for pool in seen.pools] == [
         (POOL.label, 2, 6, 20)
+    ]
+    assert seen.pools[0].turned_away == 8
+    assert [(client.label, client.workers, client.open, client.in_use, client.waiting) for client in seen.clients] == [
+        (CLIENT.label, 2, 10, 6, 2)
     ]
     assert seen.workers == ("host:1", "host:2")
 
@@ -77,6 +93,21 @@ def test_rates_and_percentiles_are_of_the_time_in_between() -> None:
     assert line.per_s == 25
     assert line.wait_p95_s == BOUNDS_S[9]
     assert look([now], [dataclasses.replace(before, started_at=1.0)]).guards[0].per_s == pytest.approx(150 / 102)
+
+
+def test_waits_at_pools_are_of_the_time_in_between() -> None:
+    before, now = process(guard()), process(guard(), told_at=1002.0)
+    slow = dataclasses.replace(POOL, wait=times(_3=100, _9=10))
+    now = dataclasses.replace(now, pools=(slow,))
+    assert look([before]).pools[0].wait_p95_s == BOUNDS_S[3]
+    assert look([now], [before]).pools[0].wait_p95_s == BOUNDS_S[9]
+    assert look([now], [now]).pools[0].wait_p95_s == 0
+
+
+def test_a_client_without_a_limit_in_one_process_has_none_at_all() -> None:
+    limited = dataclasses.replace(process(guard(), worker="host:2"), clients=(dataclasses.replace(CLIENT, limit=9),))
+    assert look([limited]).clients[0].limit == 9
+    assert look([limited, process(guard())]).clients[0].limit == 0
 
 
 def test_the_busiest_stand_first() -> None:
@@ -113,8 +144,12 @@ def test_the_command_prints_what_it_sees(tmp_path: Path) -> None:
     assert "crm" in shown.output
     assert "2/4" in shown.output
     assert POOL.label in shown.output
+    assert CLIENT.label in shown.output
+    assert "3/∞" in shown.output
     told = json.loads(CliRunner().invoke(app, ["--state-dir", str(tmp_path), "--json"]).output)
     assert told["guards"][0]["waiting"] == 4
+    assert told["pools"][0]["wait_p95_s"] == BOUNDS_S[3]
+    assert told["clients"] == [{**dataclasses.asdict(CLIENT), "workers": 1}]
 
 
 def test_where_nobody_tells_anything_it_says_what_to_check(tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ _SESSIONS = """
            coalesce(max(extract(epoch FROM clock_timestamp() - state_change))
                FILTER (WHERE state LIKE 'idle in transaction%'), 0)
     FROM pg_stat_activity
-    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+    -- Who may not see everything is told nothing of other roles' sessions but that they have a user and a database.
+    WHERE (backend_type = 'client backend' OR backend_type IS NULL AND usesysid IS NOT NULL AND datid IS NOT NULL)
+      AND pid <> pg_backend_pid()
 """
 
 

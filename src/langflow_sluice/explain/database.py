@@ -164,52 +164,37 @@ RECOGNISERS: tuple[Recogniser, ...] = (
         r"canceling statement due to statement timeout",
         ("due to statement timeout",),
     ),
-    recogniser(
-        Diagnosis(
-            "lock_timeout",
-            POSTGRES,
-            "A statement waited for a lock for longer than lock_timeout.",
-            "Find who holds the lock (pg_blocking_pids; the Pressure Gauge lists blocked queries).",
-            ("Pressure Gauge: postgres", "PostgreSQL: lock_timeout"),
-            code="database_error",
-        ),
-        r"canceling statement due to lock timeout",
-        ("due to lock timeout",),
+    _recogniser(
+        "lock_timeout",
+        _Refusal("55P03", "a lock was not to be had"),
+        ("Pressure Gauge: it lists blocked queries, and who blocks them", "PostgreSQL: lock_timeout"),
+        r"canceling statement due to lock timeout|could not obtain lock on (?:row in )?relation"
+        r"|\bLockNotAvailable(?:Error)?\b",
+        ("due to lock timeout", "could not obtain lock", "locknotavailable"),
     ),
-    recogniser(
-        Diagnosis(
-            "database_deadlock",
-            POSTGRES,
-            "Two transactions waited for each other's rows, and PostgreSQL ended one of them.",
-            "Try the call again: the other one went through. If Langflow's own tables are named (transaction,"
-            " vertex_build), its bookkeeping collides in a burst: let fewer calls in at once.",
-            (
-                "LANGFLOW_MAX_TRANSACTIONS_TO_KEEP, LANGFLOW_MAX_VERTEX_BUILDS_TO_KEEP",
-                "Pooled PG Writer: max_concurrency",
-                "Concurrency Gate around what writes",
-            ),
-            code="database_error",
+    _recogniser(
+        "database_deadlock",
+        _Refusal("40P01", "deadlock detected"),
+        (
+            "LANGFLOW_MAX_TRANSACTIONS_TO_KEEP, LANGFLOW_MAX_VERTEX_BUILDS_TO_KEEP",
+            "Pooled PG Writer: max_concurrency",
+            "Concurrency Gate around what writes",
         ),
         # Python's import system has the same words for its own locks.
         r"\bdeadlock detected\b(?! by _ModuleLock)|\bDeadlockDetected(?:Error)?\b",
         ("deadlock detected", "deadlockdetected"),
+        more="If Langflow's own tables are named (transaction, vertex_build), its bookkeeping collides in a burst.",
     ),
-    recogniser(
-        Diagnosis(
-            "idle_in_transaction_timeout",
-            POSTGRES,
-            "A session was open in the middle of a transaction for longer than idle_in_transaction_session_timeout,"
-            " and PostgreSQL ended it.",
-            "Commit before slow work: a transaction was held open while something else (a model call, a blocked event"
-            " loop) took its time.",
-            (
-                "the node that talks to the database and calls a model in between: split it in two",
-                "PostgreSQL: idle_in_transaction_session_timeout",
-            ),
-            code="database_unavailable",
+    _recogniser(
+        "idle_in_transaction_timeout",
+        _Refusal("25P03", "idle-in-transaction timeout"),
+        (
+            "the node that talks to the database and calls a model in between: split it in two",
+            "PostgreSQL: idle_in_transaction_session_timeout",
         ),
         r"terminating connection due to idle-in-transaction timeout|\bIdleInTransactionSessionTimeout(?:Error)?\b",
         ("idle-in-transaction", "idleintransactionsessiontimeout"),
+        more="A blocked event loop (synchronous code in a node) holds transactions open, too.",
     ),
     _recogniser(
         "database_credential",

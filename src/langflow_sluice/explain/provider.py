@@ -51,7 +51,7 @@ def _timeout(phase: str, error: Exception, where: str, pattern: str, words: tupl
     # By the full name; without the module as rich prints it at the start of a line; or as httpcore's debug log has it.
     name = type(error).__name__
     pattern = rf"\b(?:httpx2?|httpcore)\.{name}\b|^\W{{0,40}}{name}(?:: |\W{{0,20}}$)|exception={name}\(|{pattern}"
-    return _recogniser(f"provider_{phase}_timeout", error, (_TIMEOUTS.format(where),), pattern, (name.lower(), *words))
+    return _recogniser(f"provider_{phase}_timeout", error, (where,), pattern, (name.lower(), *words))
 
 
 _TOO_LONG = recogniser(
@@ -219,28 +219,28 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     _timeout(
         "connect",
         httpx.ConnectTimeout(""),
-        "connect_timeout",
+        _TIMEOUTS.format("connect_timeout"),
         r"Connection to .{1,200} timed out\. \(connect timeout|\bConnectTimeoutError\(",
         ("connect timeout", "connecttimeouterror"),
     ),
     _timeout(
         "read",
         httpx.ReadTimeout(""),
-        "read_timeout",
+        _TIMEOUTS.format("read_timeout"),
         r"\bReadTimeoutError\b|Read timed out\. \(read timeout|The read operation timed out|Read timeout on endpoint",
         ("readtimeouterror", "read timed out", "read operation timed out", "read timeout on endpoint"),
     ),
     _timeout(
         "write",
         httpx.WriteTimeout(""),
-        "write_timeout",
+        _TIMEOUTS.format("write_timeout"),
         r"The write operation timed out",
         ("write operation timed out",),
     ),
     _timeout(
         "pool",
         httpx.PoolTimeout(""),
-        "max_concurrency, so that calls wait in the guard and not in the client",
+        _LIMITS.format("max_concurrency, so that calls wait in the guard and not in the client"),
         r"All connections in the connection pool are occupied",
         ("connection pool are occupied",),
     ),

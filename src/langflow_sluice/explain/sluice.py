@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from langflow_sluice.explain.diagnosis import Diagnosis, Recogniser, recogniser
+from langflow_sluice.explain.redis import REDIS
 
 SLUICE = "Sluice"
 _GUARDED = "the node that names the guard: {}"
@@ -17,6 +18,7 @@ def _own(
     *,
     pattern: str = "",
     words: tuple[str, ...] = (),
+    dependency: str = SLUICE,
     is_load: bool = True,
     by_short_name: bool = True,
 ) -> Recogniser:
@@ -24,7 +26,7 @@ def _own(
     if by_short_name:
         by_name += rf"|^\W{{0,40}}{name}: "
     return recogniser(
-        Diagnosis(code, SLUICE, happened, fix, where, code, is_load),
+        Diagnosis(code, dependency, happened, fix, where, code, is_load),
         f"{by_name}|{pattern}" if pattern else by_name,
         (name.lower(), *words),
     )
@@ -61,6 +63,18 @@ RECOGNISERS: tuple[Recogniser, ...] = (
         ("the errors before this one: they name the service's failure", "Guarded Model: fallback"),
         pattern=r"\bGuard .{1,120} is open: the service behind it failed",
         words=("is open: the service",),
+    ),
+    _own(
+        "cluster_unavailable",
+        "ClusterUnavailable",
+        "A guard that all workers share could not ask Redis, and turned the call away before it was sent.",
+        "Look at Redis; the guard lets calls through again by itself as soon as it answers. With redis_loss local_share"
+        " it would go on with this worker's part of the limits.",
+        ("SLUICE_REDIS_URL, or the Redis of Langflow's job queue", _GUARDED.format("redis_loss")),
+        pattern=r"\bGuard .{1,120} is shared by all workers through Redis at ",
+        words=("is shared by all workers",),
+        dependency=REDIS,
+        is_load=False,
     ),
     _own(
         "deadline_exceeded",

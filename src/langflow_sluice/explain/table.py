@@ -58,6 +58,7 @@ FOLLOWS: dict[str, frozenset[str]] = {
     "queue_timeout": _PROVIDER | {"circuit_open"},
     "bulkhead_full": _PROVIDER | {"queue_timeout"},
     "deadline_exceeded": _PROVIDER | {"queue_timeout"},
+    "cluster_unavailable": frozenset({"redis_max_clients", "redis_unreachable", "redis_timeout"}),
     "asyncio_timeout": _POOLS | _SLOTS | _PROVIDER,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -54,11 +55,8 @@ class LoopLags:
         for loop, state in self._all():
             if state.asked_at is None:
                 state.asked_at = time.monotonic()
-                try:
+                with contextlib.suppress(RuntimeError):  # closed just now
                     loop.call_soon_threadsafe(state.answer)
-                except RuntimeError:  # closed
-                    with self._lock:
-                        self._loops.pop(loop, None)
 
     def read(self) -> tuple[float, ...]:
         """The longest of each loop's latest looks, in seconds; one under way counts for as long as it has taken."""
@@ -72,6 +70,9 @@ class LoopLags:
 
     def _all(self) -> list[tuple[asyncio.AbstractEventLoop, _Loop]]:
         with self._lock:
+            # A loop that was closed while it was asked never comes round.
+            for loop in [loop for loop in self._loops if loop.is_closed()]:
+                del self._loops[loop]
             return list(self._loops.items())
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "PoolStatistics",
     "connection",
     "dispose_all",
+    "engine_at_hand",
     "engine_for",
     "local_settings",
     "pool_of",
@@ -63,6 +64,9 @@ class PoolStatistics:
         waiting: Callers that wait for a connection.
         writing: Callers that write or build an index, out of the writers' share.
         pgbouncer: Whether it works in PgBouncer mode, because it was told to or has found a pooler.
+        turned_away: Callers who got no connection, because the pool was full or their time was up.
+        wait_counts: Times until callers had their turn, by the ranges of ``guard.histogram``.
+        wait_sum_s: All of them together, in seconds.
     """
 
     label: str
@@ -74,6 +78,9 @@ class PoolStatistics:
     waiting: int
     writing: int
     pgbouncer: bool
+    turned_away: int
+    wait_counts: tuple[int, ...]
+    wait_sum_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,16 @@ def engine_for(url: URL, settings: PoolSettings | None = None) -> AsyncEngine:
         InvalidInput: The operator's limits cannot be read.
     """
     return _engines.get(url, settings or PoolSettings())
+
+
+def engine_at_hand(url: URL) -> AsyncEngine | None:
+    """An engine of that database and credential that has a connection open and not in use, if there is one; any thread.
+
+    For who wants to ask something in passing, and not be one connection more; others may be faster to take it.
+    """
+    identity = fingerprint(url)
+    fitting = (pool for pool in _engines.roster.pools() if pool.fingerprint == identity)
+    return next((pool.engine for pool in fitting if pool.checkedin() and not pool.waiting), None)
 
 
 @asynccontextmanager
@@ -215,6 +232,9 @@ def pool_statistics() -> list[PoolStatistics]:
             waiting=pool.waiting,
             writing=pool.writing,
             pgbouncer=pool.settings.pgbouncer,
+            turned_away=pool.waits.turned_away,
+            wait_counts=tuple(pool.waits.times.counts),
+            wait_sum_s=pool.waits.times.sum_s,
         )
         for pool in roster.pools()
     ]

@@ -44,6 +44,24 @@ class StatementTimeout(DatabaseError):
     code = "statement_timeout"
 
 
+class Deadlock(DatabaseError):
+    """PostgreSQL ended one of several transactions that waited for each other."""
+
+    code = "deadlock"
+
+
+class LockTimeout(DatabaseError):
+    """What the statement needed was locked by another session, for longer than it may wait."""
+
+    code = "lock_timeout"
+
+
+class IdleInTransaction(DatabaseError):
+    """PostgreSQL ended a session that did nothing in the middle of a transaction for too long."""
+
+    code = "idle_in_transaction_timeout"
+
+
 class MissingCollection(DatabaseError):
     """There is no table and no stock collection of that name."""
 
@@ -158,6 +176,28 @@ def _canceled(target: str, text: str) -> SluiceError:
     )
 
 
+def _deadlock(target: str, _: str) -> SluiceError:
+    return Deadlock(
+        f"{target} ended a transaction: it and others waited for each other's rows (deadlock).",
+        hint="Try again, since the others went through; if it comes back, let fewer callers write at once.",
+    )
+
+
+def _locked(target: str, text: str) -> SluiceError:
+    return LockTimeout(
+        f"What a statement on {target} needed was locked by another session: {text}",
+        hint="Find who holds the lock (pg_blocking_pids), and end its transaction or wait for it, or raise"
+        " lock_timeout.",
+    )
+
+
+def _idle(target: str, _: str) -> SluiceError:
+    return IdleInTransaction(
+        f"{target} ended a session that was idle in a transaction for longer than idle_in_transaction_session_timeout.",
+        hint="Commit before slow work, such as a call to a model, or raise that timeout.",
+    )
+
+
 def _no_such_database(target: str, text: str) -> SluiceError:
     return MissingDatabase(f"The server has no database for {target}: {text}", hint="Check the end of database_url.")
 
@@ -233,6 +273,9 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[str, str], SluiceError]], ...] = 
     (("28",), _denied),
     (("42501",), _lacks_right),
     (("57014",), _canceled),
+    (("40P01",), _deadlock),
+    (("55P03",), _locked),
+    (("25P03",), _idle),
     (("3D000",), _no_such_database),
     (("42P01",), _no_table),
     (("22000", "22P02", "22P03"), _dimensions),

@@ -30,6 +30,7 @@ from langflow_sluice.guard.clock import SYSTEM_CLOCK
 from langflow_sluice.postgres import sessions
 from langflow_sluice.postgres.failures import translate
 from langflow_sluice.postgres.permits import Budget, Holding, Permits
+from langflow_sluice.postgres.waits import Waits
 
 if TYPE_CHECKING:
     import socket
@@ -64,6 +65,7 @@ class BoundedPool(Pool):
         engine: The engine in front.
         read_at: When somebody last asked for a connection for something else than an ingestion; on a monotonic clock.
         seated: Whether it may have connections that are idle; one that was evicted closes them.
+        waits: How long callers waited for their turn.
     """
 
     settings: PoolSettings
@@ -76,6 +78,7 @@ class BoundedPool(Pool):
     def __init__(self, creator: Any, **kw: Any) -> None:
         super().__init__(creator, **kw)
         self.seated = False
+        self.waits = Waits()
         self.read_at = -math.inf
         self._idle: deque[tuple[ConnectionPoolEntry, float]] = deque()
         self._lent: dict[ConnectionPoolEntry, Holding] = {}
@@ -191,13 +194,19 @@ class BoundedPool(Pool):
             Exception: None could be opened; what the driver says.
         """
         caller = Holding()
-        deadline = time.monotonic() + self.settings.pool_timeout_s
+        asked_at = time.monotonic()
+        deadline = asked_at + self.settings.pool_timeout_s
         try:
             await self._admit(caller, deadline)
+            # What follows is the database's time: a connection is looked at, or opened.
+            waited_s = time.monotonic() - asked_at
             record = await self._take_good() or await self._open(caller, deadline)
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, PoolTimeout):
+                self.waits.sent_away()
             self.end(caller)
             raise
+        self.waits.served(waited_s)
         caller.record = record
         self._lent[record] = caller
         _unbind(record)

@@ -1,1 +1,1 @@
-"""The command ``sluice top``: the guards and pools of a running deployment, live."""
+"""The command ``sluice top``: the guards, pools and HTTP connections of a running deployment, live."""

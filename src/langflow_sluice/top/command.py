@@ -33,7 +33,7 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="One look as JSON, and then end.")] = False,
     once: Annotated[bool, typer.Option("--once", help="One look, and then end.")] = False,
 ) -> None:
-    """Shows the guards and pools of a running server, live; ends with Ctrl+C."""
+    """Shows the guards, pools and HTTP connections of a running server, live; ends with Ctrl+C."""
     from langflow_sluice.errors import SluiceError
     from langflow_sluice.metrics.state_folder import StateFolder, state_folder
 
@@ -87,6 +87,8 @@ def _screen(seen: Look, folder: StateFolder) -> Group:
     parts: list[RenderableType] = [head, _guards(seen)]
     if seen.pools:
         parts.append(_pools(seen))
+    if seen.clients:
+        parts.append(_clients(seen))
     return Group(*parts)
 
 
@@ -119,11 +121,25 @@ def _pools(seen: Look) -> Table:
 
     table = Table(title="database pools", title_justify="left", expand=True)
     table.add_column("database", overflow="fold", ratio=1)
-    for name in ("workers", "in use", "idle", "waiting"):
+    for name in ("workers", "in use", "idle", "waiting", "wait p95", "turned away"):
         table.add_column(name, justify="right")
     for pool in seen.pools:
         in_use = f"{pool.checked_out}/{pool.capacity}"
-        table.add_row(pool.label, str(pool.workers), in_use, str(pool.idle), str(pool.waiting))
+        counts = (pool.label, str(pool.workers), in_use, str(pool.idle), str(pool.waiting))
+        table.add_row(*counts, _seconds(pool.wait_p95_s), str(pool.turned_away))
+    return table
+
+
+def _clients(seen: Look) -> Table:
+    from rich.table import Table
+
+    table = Table(title="HTTP connections", title_justify="left", expand=True)
+    table.add_column("upstream", overflow="fold", ratio=1)
+    for name in ("workers", "in use", "open", "opening"):
+        table.add_column(name, justify="right")
+    for client in seen.clients:
+        in_use = f"{client.in_use}/{client.limit or '∞'}"
+        table.add_row(client.label, str(client.workers), in_use, str(client.open), str(client.waiting))
     return table
 
 

@@ -54,7 +54,11 @@ class GuardLine:
 
 @dataclass(frozen=True, slots=True)
 class PoolLine:
-    """One database over all processes; the fields are sums of ``PoolFigures``."""
+    """One database over all processes; the fields are sums of ``PoolFigures``.
+
+    Attributes:
+        wait_p95_s: The bound that 95 of 100 waits since the look before did not exceed; 0 where there were none.
+    """
 
     label: str
     workers: int
@@ -62,6 +66,20 @@ class PoolLine:
     checked_out: int
     idle: int
     waiting: int
+    turned_away: int
+    wait_p95_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLine:
+    """One upstream over all processes; the fields are sums of ``ClientFigures``, and ``limit`` 0 for any number."""
+
+    label: str
+    workers: int
+    open: int
+    in_use: int
+    waiting: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +90,14 @@ class Look:
         workers: Names of the processes.
         guards: The busiest first.
         pools: By label.
+        clients: By label.
         loop_lag_s: The longest of all event loops.
     """
 
     workers: tuple[str, ...]
     guards: tuple[GuardLine, ...]
     pools: tuple[PoolLine, ...]
+    clients: tuple[ClientLine, ...]
     loop_lag_s: float
 
 
@@ -93,12 +113,14 @@ def look(now: Sequence[ProcessFigures], before: Sequence[ProcessFigures] = ()) -
     names = dict.fromkeys(guard.name for process in now for guard in process.guards)
     guards = [_guard_line(name, now, earlier) for name in names]
     guards.sort(key=lambda line: (-line.waiting, -line.in_flight, -line.per_s, line.name))
-    labels = sorted({pool.label for process in now for pool in process.pools})
+    databases = sorted({pool.label for process in now for pool in process.pools})
+    upstreams = sorted({client.label for process in now for client in process.clients})
     lags = [lag for process in now for lag in process.loop_lag_s]
     return Look(
         workers=tuple(process.worker for process in now),
         guards=tuple(guards),
-        pools=tuple(_pool_line(label, now) for label in labels),
+        pools=tuple(_pool_line(label, now, earlier) for label in databases),
+        clients=tuple(_client_line(label, now) for label in upstreams),
         loop_lag_s=max(lags, default=0.0),
     )
 
@@ -136,9 +158,7 @@ def _guard_line(name: str, now: Sequence[ProcessFigures], earlier: dict[str, Pro
         mine = _named(process.guards, name)
         if not mine:
             continue
-        known = earlier.get(process.worker)
-        # A process that was started anew under the same number counts from its start.
-        known = known if known is not None and known.started_at == process.started_at else None
+        known = _same(process, earlier)
         was = _named(known.guards, name) if known else []
         workers += 1
         current += mine
@@ -162,13 +182,16 @@ def _guard_line(name: str, now: Sequence[ProcessFigures], earlier: dict[str, Pro
     )
 
 
-def _pool_line(label: str, now: Sequence[ProcessFigures]) -> PoolLine:
+def _pool_line(label: str, now: Sequence[ProcessFigures], earlier: dict[str, ProcessFigures]) -> PoolLine:
     found: list[PoolFigures] = []
+    former: list[PoolFigures] = []
     workers = 0
     for process in now:
         mine = [pool for pool in process.pools if pool.label == label]
         workers += bool(mine)
         found += mine
+        known = _same(process, earlier)
+        former += [pool for pool in known.pools if pool.label == label] if known and mine else []
     return PoolLine(
         label=label,
         workers=workers,
@@ -176,7 +199,28 @@ def _pool_line(label: str, now: Sequence[ProcessFigures]) -> PoolLine:
         checked_out=sum(pool.checked_out for pool in found),
         idle=sum(pool.idle for pool in found),
         waiting=sum(pool.waiting for pool in found),
+        turned_away=sum(pool.turned_away for pool in found),
+        wait_p95_s=p95(_difference([pool.wait.counts for pool in found], [pool.wait.counts for pool in former])),
     )
+
+
+def _client_line(label: str, now: Sequence[ProcessFigures]) -> ClientLine:
+    found = [client for process in now for client in process.clients if client.label == label]
+    limits = [client.limit for client in found]
+    return ClientLine(
+        label=label,
+        workers=len(found),
+        open=sum(client.open for client in found),
+        in_use=sum(client.in_use for client in found),
+        waiting=sum(client.waiting for client in found),
+        limit=sum(limits) if all(limits) else 0,
+    )
+
+
+def _same(process: ProcessFigures, earlier: dict[str, ProcessFigures]) -> ProcessFigures | None:
+    """What the process told before; one that was started anew under the same number counts from its start."""
+    known = earlier.get(process.worker)
+    return known if known is not None and known.started_at == process.started_at else None
 
 
 def _named(guards: Iterable[GuardFigures], name: str) -> list[GuardFigures]:
