@@ -115,6 +115,12 @@ class CircuitOpen(Rejected):
     code = "circuit_open"
 
 
+class ClusterUnavailable(Rejected):
+    """A guard that all workers share cannot ask Redis, and was told to turn callers away meanwhile."""
+
+    code = "cluster_unavailable"
+
+
 class DeadlineExceeded(SluiceError):
     """A call did not finish, waiting and retries included, before its ``total_timeout``."""
 

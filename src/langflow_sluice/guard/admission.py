@@ -32,6 +32,8 @@ from langflow_sluice.guard.waiter import Outcome, Waiter, WaiterState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from langflow_sluice.cluster.share import ClusterShare
+    from langflow_sluice.cluster.standing import SharedBreaker
     from langflow_sluice.guard.clock import Clock, Timer
     from langflow_sluice.guard.settings import GuardSettings, Priority
 
@@ -51,10 +53,20 @@ class AdmissionQueue:
     Args:
         settings: The limits in force; change them with ``change``.
         clock: Source of time and wake-ups.
+        join: Makes the share of a guard that all processes of a cluster share.
+
+    Attributes:
+        share: Where Redis says who may go; None where this process alone does.
     """
 
-    def __init__(self, settings: GuardSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: GuardSettings,
+        clock: Clock,
+        join: Callable[[AdmissionQueue, GuardSettings], ClusterShare] | None = None,
+    ) -> None:
         self._clock = clock
+        self._join = join
         self._lock = threading.Lock()
         self._inbox: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._woken: list[Waiter] = []
@@ -65,7 +77,9 @@ class AdmissionQueue:
         self._requests: RateMeter | None = None
         self._tokens: RateMeter | None = None
         self.adaptive: AdaptiveLimit | None = None
-        self.breaker = CircuitBreaker()
+        self.breaker: CircuitBreaker | SharedBreaker = CircuitBreaker()
+        self.share: ClusterShare | None = None
+        self._alone = settings
         self.waits_s: deque[float] = deque(maxlen=RECENT)
         self.services_s: deque[float] = deque(maxlen=RECENT)
         self.wait_times = Histogram()
@@ -77,9 +91,11 @@ class AdmissionQueue:
         self.expired = 0
         self.gone = 0
         self.broken = 0
+        self.cut_off = 0
         self.paused_until = -math.inf
         self.settings = settings
-        self._apply(settings)
+        # As any other change: a share's answers may come from now on.
+        self._submit(self._apply, settings)
 
     def enter(self, waiter: Waiter) -> None:
         """Asks for a permit; afterwards the waiter is settled or in the queue."""
@@ -112,9 +128,18 @@ class AdmissionQueue:
         """Charges tokens (or refunds, if negative) after the fact."""
         self._submit(self._correct_tokens, amount)
 
+    def outlived(self, waiter: Waiter) -> bool:
+        """Whether a permit is this process's no more: it was stopped between the grant and the caller's next step."""
+        share = self.share
+        return share is not None and waiter.state is WaiterState.GRANTED and share.outlived(waiter)
+
     def waiting(self) -> dict[Priority, int]:
         """How many wait, by priority; a snapshot."""
         return self._lanes.waiting()
+
+    def submit(self, command: Callable[[Any], None], argument: object) -> None:
+        """Runs a command of the share's, at once or on the thread that changes the queue now."""
+        self._submit(command, argument)
 
     def _submit(self, command: Callable[[Any], None], argument: object) -> None:
         self._inbox.append((command, argument))
@@ -145,10 +170,13 @@ class AdmissionQueue:
             self._settle(waiter, WaiterState.BROKEN)
             self.broken += 1
             return
+        if self.share is not None and self.share.cut_off:
+            self._settle(waiter, WaiterState.CUT_OFF)
+            self.cut_off += 1
+            return
         self._arrivals += 1
         if not len(self._lanes):
-            if self._free_at(waiter) <= now:
-                self._grant(waiter, now)
+            if self._free_at(waiter, now) <= now and self._grant(waiter, now):
                 return
         else:
             self._expire(now)
@@ -171,14 +199,23 @@ class AdmissionQueue:
         self.services_s.append(service_s)
         self.service_times.add(service_s)
         self._end_probe(waiter)
+        if self.share is not None:
+            self.share.gave_back()
 
     def _end_probe(self, waiter: Waiter) -> None:
         if waiter.probe:
             waiter.probe = False
-            self.breaker.unknown(probe=True)
+            if isinstance(self.breaker, CircuitBreaker):
+                self.breaker.unknown(probe=True)
+            elif self.share is not None:
+                self.share.probe_told_nothing()
 
     def _report(self, report: tuple[Waiter, Outcome, float]) -> None:
         waiter, outcome, pause_s = report
+        if self.share is not None and self.share.governs:
+            self.share.report(waiter, outcome, pause_s)
+            waiter.probe = False
+            return
         now = self._clock.now()
         first = True
         if self.adaptive is not None:
@@ -188,10 +225,11 @@ class AdmissionQueue:
                 first = self.adaptive.overloaded(now, waiter.epoch)
         if pause_s and first:
             self._pause(now + pause_s)
+        breaker = self._own_breaker()
         if outcome in {Outcome.FAULT, Outcome.TIMEOUT}:
-            self.breaker.failed(now, probe=waiter.probe)
+            breaker.failed(now, probe=waiter.probe)
         else:
-            self.breaker.succeeded(probe=waiter.probe)
+            breaker.succeeded(probe=waiter.probe)
         waiter.probe = False
 
     def _leave(self, waiter: Waiter) -> None:
@@ -204,9 +242,44 @@ class AdmissionQueue:
             self.gone += 1
             self.in_flight -= 1
             self._end_probe(waiter)
+            if self.share is not None:
+                self.share.gave_back()
 
     def _apply(self, settings: GuardSettings) -> None:
+        if settings.scope == "cluster" and self._join is not None:
+            if self.share is None:
+                self.share = self._join(self, settings)
+            else:
+                self.share.change(settings)
+        elif self.share is not None:
+            self.share.retire()
+            self.share = None
         self.settings = settings
+        self.obey_share()
+
+    def obey_share(self) -> None:
+        """Puts the limits in force that this process must hold itself: all, a part of them, or none.
+
+        For the share, from a command that it has submitted.
+        """
+        share = self.share
+        if share is None:
+            self._hold_alone(self.settings)
+        elif share.governs:
+            self.breaker = share.breaker
+            self.adaptive = self._requests = self._tokens = None
+            if share.cut_off:
+                self.cut_off += self._turn_away_all(WaiterState.CUT_OFF)
+        else:
+            self._hold_alone(share.local_settings())
+            # What the cluster has spent within the last minute is not known here.
+            for meter in (self._requests, self._tokens):
+                if meter is not None:
+                    meter.empty()
+
+    def _hold_alone(self, settings: GuardSettings) -> None:
+        self._alone = settings
+        self.breaker = self._own_breaker()
         ceiling = settings.max_concurrency or MAX_ADAPTIVE
         if not settings.adaptive:
             self.adaptive = None
@@ -217,7 +290,16 @@ class AdmissionQueue:
         self._requests = _meter(self._requests, settings.requests_per_minute, RateMeter.of_requests, self._clock)
         self._tokens = _meter(self._tokens, settings.tokens_per_minute, RateMeter.of_tokens, self._clock)
 
+    def _own_breaker(self) -> CircuitBreaker:
+        if isinstance(self.breaker, CircuitBreaker):
+            return self.breaker
+        breaker = CircuitBreaker()
+        breaker.longest_s = self.breaker.longest_s
+        return breaker
+
     def _correct_tokens(self, amount: float) -> None:
+        if self.share is not None:
+            self.share.correct_tokens(amount)
         if self._tokens is not None:
             self._tokens.correct(amount)
 
@@ -225,24 +307,31 @@ class AdmissionQueue:
         self.paused_until = max(self.paused_until, until)
 
     def _admit(self) -> None:
-        if not len(self._lanes):
+        if len(self._lanes):
+            self._admit_waiting()
+        else:
             self._arm(None)
-            return
+        if self.share is not None:
+            self.share.tell(self._lanes)
+
+    def _admit_waiting(self) -> None:
         now = self._clock.now()
         self._expire(now)
         if self._is_open(now):
-            self._turn_away_all()
+            self.broken += self._turn_away_all(WaiterState.BROKEN)
         free_at: float | None = None
         while (waiter := self._lanes.front()) is not None:
-            free_at = self._free_at(waiter)
+            free_at = self._free_at(waiter, now)
             if free_at > now:
                 break
-            self._lanes.pop(waiter)
-            self._grant(waiter, now)
+            if self._grant(waiter, now):
+                self._lanes.pop(waiter)
         self._arm(self._next_wake_up(free_at if len(self._lanes) else None))
 
-    def _free_at(self, waiter: Waiter) -> float:
+    def _free_at(self, waiter: Waiter, now: float) -> float:
         """When the waiter could go: a time past, a time of refill, or never (until a permit comes back)."""
+        if self.share is not None and self.share.governs:
+            return now if self.share.has_permit(now) else math.inf
         limit = self.limit
         if limit and self.in_flight >= limit:
             return math.inf
@@ -258,22 +347,32 @@ class AdmissionQueue:
     @property
     def limit(self) -> int:
         """Calls that may be in flight now; 0 for any number."""
-        return self.settings.max_concurrency if self.adaptive is None else self.adaptive.limit
+        if self.share is not None and self.share.governs:
+            return self.share.limit
+        return self._alone.max_concurrency if self.adaptive is None else self.adaptive.limit
 
     def _is_open(self, now: float) -> bool:
         # While a probe is on its way nobody is turned away: it will tell soon.
         opens_at = self.breaker.opens_at()
         return opens_at is not None and now < opens_at < math.inf
 
-    def _turn_away_all(self) -> None:
+    def _turn_away_all(self, state: WaiterState) -> int:
+        count = 0
         while (waiter := self._lanes.front()) is not None:
             self._lanes.pop(waiter)
-            self._settle(waiter, WaiterState.BROKEN)
-            self.broken += 1
+            self._settle(waiter, state)
+            count += 1
+        return count
 
-    def _grant(self, waiter: Waiter, now: float) -> None:
-        if self.breaker.state is not BreakerState.CLOSED:
-            waiter.probe = self.breaker.admit(now)
+    def _grant(self, waiter: Waiter, now: float) -> bool:
+        if self.share is not None and self.share.governs:
+            if not self.share.spend(waiter):
+                return False
+        else:
+            if self.breaker.state is not BreakerState.CLOSED:
+                waiter.probe = self._own_breaker().admit(now)
+            if self.share is not None:
+                self.share.started_alone()
         waiter.granted_at = now
         self.waits_s.append(now - waiter.enqueued_at)
         self.wait_times.add(now - waiter.enqueued_at)
@@ -290,6 +389,7 @@ class AdmissionQueue:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         self.admitted += 1
         self._settle(waiter, WaiterState.GRANTED)
+        return True
 
     def _settle(self, waiter: Waiter, state: WaiterState) -> None:
         # The state first, then the look for somebody to wake: see Waiter.

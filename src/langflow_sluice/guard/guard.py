@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from langflow_sluice.errors import BulkheadFull, CircuitOpen, InvalidInput, QueueTimeout, Rejected, WouldBlockLoop
+from langflow_sluice.errors import (
+    BulkheadFull,
+    CircuitOpen,
+    ClusterUnavailable,
+    InvalidInput,
+    QueueTimeout,
+    Rejected,
+    WouldBlockLoop,
+)
 from langflow_sluice.guard.admission import AdmissionQueue
 from langflow_sluice.guard.clock import SYSTEM_CLOCK
 from langflow_sluice.guard.operator_limits import NO_LIMITS
@@ -18,11 +27,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from langflow_sluice.cluster.share import ClusterShare
     from langflow_sluice.guard.clock import Clock
 
 
 # No service gets to stop a deployment for longer with one Retry-After header; it is asked again after that.
 MAX_PAUSE_S = 120.0
+# Even a free permit of the cluster takes a trip to Redis: a synchronous call on a loop's thread waits so long for it.
+_TRIP_S = 0.25
 
 
 class Slot:
@@ -43,23 +55,27 @@ class Slot:
         self.waited_s = 0.0
 
     async def __aenter__(self) -> Self:
-        queue, waiter = self._guard.admission, self._waiter
+        queue = self._guard.admission
         self._start(queue)
-        if not waiter.settled:
+        while not self._waiter.settled:
+            waiter = self._waiter
             try:
                 await waiter.wait()
             except BaseException:
                 # Cancelled while waiting, or just after the grant: the queue tells which.
                 queue.leave(waiter)
                 raise
+            if queue.outlived(waiter):
+                self._ask_again(queue)
         self._entered()
         return self
 
     def __enter__(self) -> Self:
-        queue, waiter = self._guard.admission, self._waiter
+        queue = self._guard.admission
         self._start(queue)
-        if not waiter.settled:
-            if on_event_loop():
+        while not self._waiter.settled:
+            waiter = self._waiter
+            if on_event_loop() and not self._came_at_once():
                 queue.leave(waiter)
                 msg = (
                     f"A synchronous call would have to wait for guard {self._guard.name!r} on a thread that runs an "
@@ -72,13 +88,27 @@ class Slot:
             except BaseException:
                 queue.leave(waiter)
                 raise
+            if queue.outlived(waiter):
+                self._ask_again(queue)
         self._entered()
         return self
+
+    def _came_at_once(self) -> bool:
+        if self._guard.admission.share is None:
+            return False
+        self._waiter.wait_blocking(_TRIP_S)
+        return self._waiter.settled
 
     def _start(self, queue: AdmissionQueue) -> None:
         if self._waiter.state is not WaiterState.NEW:
             msg = "a slot is entered once; ask the guard for another one"
             raise RuntimeError(msg)
+        queue.enter(self._waiter)
+
+    def _ask_again(self, queue: AdmissionQueue) -> None:
+        before = self._waiter
+        queue.leave(before)
+        self._waiter = Waiter(before.tokens, before.priority, before.patience_s)
         queue.enter(self._waiter)
 
     def _entered(self) -> None:
@@ -127,16 +157,19 @@ class Guard:
         name: Shown in errors and statistics; must not hold a credential.
         settings: The limits; change them with ``change``.
         clock: Source of time; the machine's unless a test brings its own.
+        key: What tells it from other guards, in all processes of the cluster; its name unless given.
 
     Attributes:
         ceiling: What the server's operator allows at most; already part of ``settings``.
         contested: Names of the limits of which some node asks for more than what is in force.
     """
 
-    def __init__(self, name: str, settings: GuardSettings, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, name: str, settings: GuardSettings, clock: Clock = SYSTEM_CLOCK, *, key: str = "") -> None:
         self.name = name
+        self.key = key or name
         self.clock = clock
-        self.admission = AdmissionQueue(settings, clock)
+        _check_cluster(settings)
+        self.admission = AdmissionQueue(settings, clock, self._join)
         self.ceiling = NO_LIMITS
         self.contested: frozenset[str] = frozenset()
         self.retries = 0
@@ -147,8 +180,24 @@ class Guard:
         return self.admission.settings
 
     def change(self, settings: GuardSettings) -> None:
-        """Puts other limits in force at once; nobody loses a place in the queue or a permit."""
+        """Puts other limits in force at once; nobody loses a place in the queue or a permit.
+
+        Raises:
+            InvalidInput: The guard is to be the cluster's, and there is no Redis to share it through.
+        """
+        _check_cluster(settings)
         self.admission.change(settings)
+
+    def _join(self, queue: AdmissionQueue, settings: GuardSettings) -> ClusterShare:
+        # Whoever has no cluster need not load what talks to Redis.
+        from langflow_sluice.cluster.joining import join_cluster
+
+        return join_cluster(self.name, self.key, queue, self.clock, settings)
+
+    def retire(self) -> None:
+        """Leaves the cluster, if the guard is part of one; nobody uses it any more."""
+        if self.settings.scope == "cluster":
+            self.change(replace(self.settings, scope="process"))
 
     def count_retry(self) -> None:
         """Notes that an attempt failed and another one follows."""
@@ -194,6 +243,14 @@ class Guard:
             msg = f"Guard {self.name!r} is open: the service behind it failed and is tried again in {left_s:.1f} s."
             hint = "Look at the service; the guard lets calls through again by itself as soon as one succeeds."
             return CircuitOpen(msg, hint=hint, retry_in_s=left_s)
+        share = self.admission.share
+        if waiter.state is WaiterState.CUT_OFF:
+            label, reason = ("", "") if share is None else (share.link.label, share.reason)
+            msg = f"Guard {self.name!r} is shared by all workers through Redis at {label}, which is away ({reason})."
+            hint = "Look at Redis; the guard lets calls through again by itself as soon as it answers."
+            if settings.redis_loss == "fail_closed":
+                hint += " With redis_loss local_share it would go on with this worker's part of the limits."
+            return ClusterUnavailable(msg, hint=hint, retry_in_s=1.0)
         retry_in_s = self.clears_in_s()
         if waiter.state is WaiterState.REFUSED:
             msg = (
@@ -251,9 +308,11 @@ class Guard:
             retries=self.retries,
             limit=queue.limit,
             breaker=queue.breaker.state,
-            wait_s=percentiles(queue.waits_s),
-            service_s=percentiles(queue.services_s),
+            waits_s=tuple(queue.waits_s),
+            services_s=tuple(queue.services_s),
             pause_left_s=max(0.0, queue.paused_until - self.clock.now()),
+            cut_off=queue.cut_off,
+            cluster=None if queue.share is None else queue.share.statistics(),
         )
 
     def __copy__(self) -> Guard:
@@ -265,3 +324,11 @@ class Guard:
     def __repr__(self) -> str:
         waiting = sum(self.admission.waiting().values())
         return f"<Guard {self.name!r}: {self.admission.in_flight} in flight, {waiting} waiting>"
+
+
+def _check_cluster(settings: GuardSettings) -> None:
+    # Here, for whoever asks for it: the queue is changed by whichever thread is there, perhaps another caller's.
+    if settings.scope == "cluster":
+        from langflow_sluice.cluster.joining import check_cluster
+
+        check_cluster()

@@ -83,6 +83,11 @@ class RateMeter:
         # What aiolimiter's acquire does once it has found room, without a coroutine and a second look for room.
         self._bucket._level += amount  # noqa: SLF001
 
+    def empty(self) -> None:
+        """Forgets what could be taken at once; from now on the budget comes as time goes by."""
+        self._bucket.has_capacity(0)
+        self._bucket._level = self.burst  # noqa: SLF001 - see correct
+
     def correct(self, amount: float) -> None:
         """Charges ``amount`` more (or refunds, if negative) after the fact; the bucket may go below empty."""
         self._bucket.has_capacity(0)

@@ -3,7 +3,8 @@
 Two sources, both read in the server's process and out of reach for flows:
 
 * Environment variables for every guard: ``SLUICE_MAX_CONCURRENCY``, ``SLUICE_REQUESTS_PER_MINUTE``,
-  ``SLUICE_TOKENS_PER_MINUTE``, ``SLUICE_MAX_QUEUE``, ``SLUICE_QUEUE_TIMEOUT`` (seconds); and one for the process:
+  ``SLUICE_TOKENS_PER_MINUTE``, ``SLUICE_MAX_QUEUE``, ``SLUICE_QUEUE_TIMEOUT`` (seconds); ``SLUICE_SCOPE=cluster``,
+  which makes every guard one for all workers, and ``SLUICE_REDIS_LOSS``; and one for the process:
   ``SLUICE_MAX_DB_CONNECTIONS``, the connections to all databases together.
 * A TOML file named by ``SLUICE_LIMITS_FILE``, read again when it changes::
 
@@ -51,6 +52,7 @@ _NAMES = {
     "max_queue": "max_queue",
     "queue_timeout": "queue_timeout_s",
 }
+_CHOICES = ("scope", "redis_loss")
 _DB_CONNECTIONS = "max_db_connections"
 NO_LIMITS = GuardSettings(**dict.fromkeys(_NAMES.values(), 0))  # type: ignore[arg-type]
 
@@ -101,7 +103,9 @@ def operator_limits(environment: Mapping[str, str] | None = None) -> OperatorLim
     """
     environment = os.environ if environment is None else environment
     values = {key: environment.get(f"SLUICE_{key.upper()}", "") for key in _NAMES}
-    everywhere = _settings({key: _number(f"SLUICE_{key.upper()}", text) for key, text in values.items() if text})
+    limits: dict[str, Any] = {key: _number(f"SLUICE_{key.upper()}", text) for key, text in values.items() if text}
+    choices = {key: environment.get(f"SLUICE_{key.upper()}", "").strip() for key in _CHOICES}
+    everywhere = _settings(limits | {key: text for key, text in choices.items() if text})
     from_file = _file(environment)
     connections = _db_connections(from_file, environment)
     return OperatorLimits(everywhere.tighter(from_file.everywhere), from_file.rules, connections)
@@ -173,8 +177,8 @@ def _read(path: str, changed: int) -> OperatorLimits:  # noqa: ARG001 - part of 
 
 def _limits(path: str, table: dict[str, Any]) -> GuardSettings:
     for key, value in table.items():
-        if key not in _NAMES:
-            fix = f"Use one of {', '.join(_NAMES)}, or {_DB_CONNECTIONS} in [limits]."
+        if key not in _NAMES and key not in _CHOICES:
+            fix = f"Use one of {', '.join((*_NAMES, *_CHOICES))}, or {_DB_CONNECTIONS} in [limits]."
             field = f"{path}: {key}"
             raise InvalidInput.of(field, value, "there is no such limit", fix=fix)
     return _settings(table)
@@ -182,7 +186,7 @@ def _limits(path: str, table: dict[str, Any]) -> GuardSettings:
 
 def _settings(values: dict[str, Any]) -> GuardSettings:
     changes: dict[str, Any] = dict.fromkeys(_NAMES.values(), 0)
-    return GuardSettings(**{**changes, **{_NAMES[key]: value for key, value in values.items()}})
+    return GuardSettings(**{**changes, **{_NAMES.get(key, key): value for key, value in values.items()}})
 
 
 def _number(variable: str, text: str) -> float:

@@ -55,15 +55,19 @@ class GuardRegistry:
             name: The guard's name in messages and for the operator's rules, where that is not its key.
 
         Raises:
-            InvalidInput: The operator's own limits cannot be read.
+            InvalidInput: The operator's own limits cannot be read, or the guard is the cluster's and no Redis is there.
         """
         ceiling = operator_limits().ceiling(name or key)
+        if "cluster" in {settings.scope, ceiling.scope}:
+            from langflow_sluice.cluster.joining import cluster_settings
+
+            cluster_settings()  # said before anything is changed
         now = self._clock.now()
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 self._drop_idle()
-                entry = self._entries[key] = _Entry(Guard(name or key, settings, self._clock))
+                entry = self._entries[key] = _Entry(Guard(name or key, settings, self._clock, key=key))
             self._entries.move_to_end(key)
             known = entry.asked.get(asked_by)
             entry.asked[asked_by] = (settings, now)
@@ -86,7 +90,7 @@ class GuardRegistry:
     def _drop_idle(self) -> None:
         surplus = len(self._entries) + 1 - MAX_IDLE_GUARDS  # one more is about to come
         for name in [each for each, entry in self._entries.items() if _is_idle(entry.guard)][: max(0, surplus)]:
-            del self._entries[name]
+            self._entries.pop(name).guard.retire()
 
 
 def disagreement(guard: Guard, wanted: GuardSettings) -> str:
@@ -112,6 +116,8 @@ def _limit(settings: GuardSettings, name: str) -> str:
     value = getattr(settings, name)
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, str):
+        return value
     return f"{value:g}" if value else "no limit"
 
 

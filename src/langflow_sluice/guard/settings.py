@@ -11,6 +11,11 @@ from langflow_sluice.errors import InvalidInput
 Priority = Literal["interactive", "normal", "batch"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
+Scope = Literal["process", "cluster"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+RedisLoss = Literal["fail_closed", "local_share"]
+REDIS_LOSSES: tuple[RedisLoss, ...] = get_args(RedisLoss)
+
 LIMITS = ("max_concurrency", "requests_per_minute", "tokens_per_minute", "max_queue", "queue_timeout_s")
 _WHOLE = frozenset({"max_concurrency", "max_queue"})
 
@@ -27,6 +32,10 @@ class GuardSettings:
         max_queue: Callers that may wait at once; the next is turned away with ``BulkheadFull``.
         queue_timeout_s: Seconds a caller waits before it leaves with ``QueueTimeout``.
         adaptive: Whether the guard finds out by itself how much of ``max_concurrency`` the service really takes.
+        scope: Whether the limits are those of this process, or of all processes together that use the same Redis.
+            ``max_queue`` and ``queue_timeout_s`` are each process's own in any case.
+        redis_loss: What a guard of the cluster does while Redis is away: turn callers away, or hold its part of the
+            limits, divided by the processes last seen.
     """
 
     max_concurrency: int = 8
@@ -35,6 +44,8 @@ class GuardSettings:
     max_queue: int = 1000
     queue_timeout_s: float = 60.0
     adaptive: bool = False
+    scope: Scope = "process"
+    redis_loss: RedisLoss = "fail_closed"
 
     def __post_init__(self) -> None:
         for field in LIMITS:
@@ -46,11 +57,29 @@ class GuardSettings:
                 )
             if field in _WHOLE and value != int(value):
                 raise InvalidInput.of(name, value, "it counts callers", fix=f"Set {name} to a whole number.")
+        if self.scope not in SCOPES:
+            raise InvalidInput.of("scope", self.scope, "there is no such scope", fix=f"Use one of {SCOPES}.")
+        if self.redis_loss not in REDIS_LOSSES:
+            fix = f"Use one of {REDIS_LOSSES}."
+            raise InvalidInput.of("redis_loss", self.redis_loss, "there is no such way", fix=fix)
 
     def tighter(self, other: GuardSettings) -> GuardSettings:
         """The stricter of both, limit by limit; a limit that is off (0) never wins over one that is on."""
         changes: dict[str, Any] = {name: _tighter(getattr(self, name), getattr(other, name)) for name in LIMITS}
-        return replace(self, **changes, adaptive=self.adaptive or other.adaptive)
+        return replace(
+            self,
+            **changes,
+            adaptive=self.adaptive or other.adaptive,
+            scope="cluster" if "cluster" in {self.scope, other.scope} else "process",
+            redis_loss=self._stricter_loss(other),
+        )
+
+    def _stricter_loss(self, other: GuardSettings) -> RedisLoss:
+        # Whoever does not share a guard with the cluster has no say in what becomes of it there.
+        asked = {each.redis_loss for each in (self, other) if each.scope == "cluster"}
+        if not asked:
+            return self.redis_loss
+        return "local_share" if asked == {"local_share"} else "fail_closed"
 
     def differing(self, other: GuardSettings) -> tuple[str, ...]:
         """Names of the limits in which the two differ."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from langflow_sluice.cluster.standing import ClusterStatistics
     from langflow_sluice.guard.breaker import BreakerState
     from langflow_sluice.guard.settings import GuardSettings, Priority
 
@@ -57,8 +58,10 @@ class GuardStatistics:
         pause_left_s: Seconds for which the service has asked to be left alone.
         limit: Calls that may be in flight now: the cap, or what the adaptive limit makes of it; 0 for any number.
         breaker: State of the circuit breaker.
-        wait_s: Percentiles of the latest waits in the queue, in seconds.
-        service_s: Percentiles of how long the latest permits were held, in seconds.
+        waits_s: The latest waits in the queue, in seconds.
+        services_s: How long the latest permits were held, in seconds.
+        cut_off: Callers turned away because the cluster's Redis was away.
+        cluster: How the guard stands with the other processes; None for a guard of this process alone.
     """
 
     name: str
@@ -75,5 +78,18 @@ class GuardStatistics:
     pause_left_s: float
     limit: int
     breaker: BreakerState
-    wait_s: Percentiles
-    service_s: Percentiles
+    waits_s: tuple[float, ...] = field(repr=False)
+    services_s: tuple[float, ...] = field(repr=False)
+    cut_off: int = 0
+    cluster: ClusterStatistics | None = None
+
+    # Sorted only for those who ask: a snapshot is taken often, of all guards.
+    @property
+    def wait_s(self) -> Percentiles:
+        """Percentiles of the latest waits in the queue, in seconds."""
+        return percentiles(self.waits_s)
+
+    @property
+    def service_s(self) -> Percentiles:
+        """Percentiles of how long the latest permits were held, in seconds."""
+        return percentiles(self.services_s)

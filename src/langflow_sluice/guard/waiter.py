@@ -22,6 +22,7 @@ class WaiterState(enum.Enum):
     EXPIRED = enum.auto()
     REFUSED = enum.auto()
     BROKEN = enum.auto()
+    CUT_OFF = enum.auto()
     GONE = enum.auto()
 
 
@@ -87,6 +88,7 @@ class Waiter(Sleeper):
     __slots__ = (
         "enqueued_at",
         "epoch",
+        "fence",
         "granted_at",
         "patience_s",
         "position",
@@ -105,6 +107,7 @@ class Waiter(Sleeper):
         self.enqueued_at = 0.0
         self.granted_at = 0.0
         self.epoch = 0
+        self.fence = 0
         self.probe = False
         self.position = 0
 
@@ -136,9 +139,9 @@ class Waiter(Sleeper):
         if not self.settled:
             await future
 
-    def wait_blocking(self) -> None:
-        """Blocks the calling thread until settled."""
+    def wait_blocking(self, timeout_s: float | None = None) -> None:
+        """Blocks the calling thread until settled, or until the time is over."""
         woken = threading.Event()
         self._wake = woken.set
         if not self.settled:
-            woken.wait()
+            woken.wait(timeout_s)

@@ -1,4 +1,4 @@
-"""Where the processes of a deployment leave their figures for each other: a private folder of this machine."""
+"""Where the processes of a deployment leave their figures for each other: a private folder of each machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from langflow_sluice.cluster.redis_settings import redis_settings
 from langflow_sluice.errors import InvalidInput
 from langflow_sluice.metrics.figures import ProcessFigures
 
@@ -86,16 +87,27 @@ def state_folder() -> StateFolder:
     ``SLUICE_STATE_DIR`` names it; else it lies in the folder for temporary files, apart for each user of the machine
     and each Langflow database.
 
+    Where a Redis is configured, what it returns also reaches the other machines: see ``SharedFigures``.
+
     Raises:
-        InvalidInput: The variable names something that is no folder.
+        InvalidInput: The variable names something that is no folder, or those of Redis are wrong.
     """
+    settings = redis_settings()
+    if settings is None:
+        return StateFolder(_path())
+    from langflow_sluice.metrics.shared_figures import SharedFigures
+
+    return SharedFigures(_path(), settings)
+
+
+def _path() -> Path:
     named = os.environ.get(FOLDER_VARIABLE, "").strip()
     if named:
         path = Path(named)
         if path.exists() and not path.is_dir():
             raise InvalidInput.of(FOLDER_VARIABLE, named, "it is no folder", fix="Name a folder, or a new one.")
-        return StateFolder(path)
+        return path
     identity = repr([os.environ.get(name, "") for name in _DEPLOYMENT_VARIABLES])
     digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     owner = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    return StateFolder(Path(tempfile.gettempdir()) / f"sluice-{owner}" / digest)
+    return Path(tempfile.gettempdir()) / f"sluice-{owner}" / digest

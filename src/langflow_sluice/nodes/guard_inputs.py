@@ -8,12 +8,14 @@ from lfx.io import BoolInput, DropdownInput, FloatInput, IntInput, StrInput
 
 from langflow_sluice.guard import PRIORITIES, Guard, GuardSettings, disagreement, guard_registry
 from langflow_sluice.guard.operator_limits import operator_limits
+from langflow_sluice.guard.settings import REDIS_LOSSES, SCOPES
 from langflow_sluice.metrics.publisher import publisher
 
 if TYPE_CHECKING:
     from lfx.custom.custom_component.component import Component
     from lfx.inputs.inputs import InputTypes
 
+    from langflow_sluice.cluster.standing import ClusterStatistics
     from langflow_sluice.guard import Priority
     from langflow_sluice.guard.retry import Tally
 
@@ -96,6 +98,24 @@ def guard_inputs(
             advanced=True,
             info="Interactive goes before normal before batch; batch is delayed, never starved.",
         ),
+        DropdownInput(
+            name="scope",
+            display_name="Scope",
+            options=list(SCOPES),
+            value="process",
+            advanced=True,
+            info="Process: the limits hold in each worker of the server. Cluster: they hold over all workers and "
+            "machines together, through the Redis that SLUICE_REDIS_URL names.",
+        ),
+        DropdownInput(
+            name="redis_loss",
+            display_name="Redis Loss",
+            options=list(REDIS_LOSSES),
+            value="fail_closed",
+            advanced=True,
+            info="What a guard of the cluster does while Redis is away. Fail closed: turn calls away. Local share: go "
+            "on with the limits divided by the workers.",
+        ),
     ]
     return cast("list[InputTypes]", inputs)
 
@@ -114,7 +134,12 @@ def guard_settings(component: Component) -> GuardSettings:
         "queue_timeout_s": component.queue_timeout,
     }
     filled: dict[str, Any] = {name: number(value) for name, value in values.items()}
-    return GuardSettings(**filled, adaptive=bool(getattr(component, "adaptive", False)))
+    return GuardSettings(
+        **filled,
+        adaptive=bool(getattr(component, "adaptive", False)),
+        scope=component.scope or "process",
+        redis_loss=component.redis_loss or "fail_closed",
+    )
 
 
 def number(value: Any) -> Any:
@@ -176,13 +201,26 @@ def report(guard: Guard, tally: Tally | None = None) -> str:
     parts += [
         f"{statistics.in_flight}{cap} in flight",
         f"{sum(statistics.waiting.values())} waiting",
-        f"{statistics.refused + statistics.expired} turned away so far",
+        f"{statistics.refused + statistics.expired + statistics.cut_off} turned away so far",
     ]
+    if statistics.cluster is not None:
+        parts.append(_standing(statistics.cluster))
     line = f"Guard {guard.name}: {', '.join(parts)}."
     if guard.contested:
         names = ", ".join(sorted(name.removesuffix("_s") for name in guard.contested))
         line += f" Warning: nodes or the operator ask for different limits of it ({names}); the tightest count."
     return line
+
+
+def _standing(cluster: ClusterStatistics) -> str:
+    told = {
+        "cluster": f"{cluster.in_flight} in flight in all {cluster.members} workers",
+        "unreached": "waiting for Redis",
+        "cut_off": "turning calls away since Redis is away",
+        "local_share": f"on its share for one of {cluster.members} workers since Redis is away",
+    }[cluster.mode]
+    lost = f", {cluster.leases_lost} leases lost" if cluster.leases_lost else ""
+    return told + lost
 
 
 def report_of(model: Any) -> str:

@@ -1,0 +1,1 @@
+"""One budget over all workers and machines, kept in Redis."""
