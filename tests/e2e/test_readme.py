@@ -23,6 +23,10 @@ ELSEWHERE = {
     "pip install uv && uv run pytest": "this run",
     "pip install langflow-sluice": "tests/packaging, from the wheel",
     "uv run sluice doctor --env-file .env": "test_doctor.py, on deployments that are right and wrong",
+    "uv run sluice dashboard sluice.json": "test_dashboard.py",
+    "uv run sluice load rag_pooled_postgres --against rag_pgvector --concurrency 1,5,20 --requests 60 --out report": (
+        "test_load.py, on the running server"
+    ),
     "uv run sluice flows install --url $LANGFLOW_URL": "test_flows_install.py, on the running server",
 }
 
