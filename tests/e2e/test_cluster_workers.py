@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from langflow_sluice.canvas.bundled import bundled_flows
+from langflow_sluice.cluster.redis_settings import RedisSettings
 from langflow_sluice.embedded.langflow import AsyncLangflowClient, LangflowServer
 from langflow_sluice.embedded.postgres import EmbeddedPostgres
 from langflow_sluice.embedded.redis import MISSING, EmbeddedRedis, program
+from langflow_sluice.metrics.shared_figures import SharedFigures
 from langflow_sluice.simulator import ProviderProcess, ProviderSettings
+from langflow_sluice.top.rates import look
 
 from .callers import until
 
@@ -39,6 +44,9 @@ class Deployment:
             "LANGFLOW_REDIS_QUEUE_URL": self.redis.url,
         }
         self.langflow = opened.enter_context(LangflowServer(env=env, workers=WORKERS))
+        # As another machine would: from Redis alone, since its own folder is empty.
+        elsewhere = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        self.state = SharedFigures(elsewhere, RedisSettings(self.redis.url))
         with self.langflow.client() as client:
             client.set_variable("OPENAI_API_KEY", KEY)
             (chat,) = [flow for flow in bundled_flows() if flow.slug == "chat_rate_limited"]
@@ -53,6 +61,11 @@ class Deployment:
 
     def in_flight(self) -> int:
         return self.provider.stats().in_flight.get("chat", 0)
+
+    def told_of(self, guard: str) -> dict[str, int]:
+        """What the workers tell of a guard, added up."""
+        lines = [line for line in look(self.state.read()).guards if line.name == guard]
+        return {name: getattr(line, name) for line in lines for name in ("limit", "in_flight", "waiting", "workers")}
 
     def guards_heard_of(self) -> int:
         with self.redis.client() as client:
@@ -85,6 +98,8 @@ async def test_the_provider_never_has_more_calls_than_the_cap_and_without_the_cl
             provider.configure(fault="hang")
             asked = deployment.ask(client, f"capped {scope}", scope=scope, max_concurrency=CAP)
             await until(lambda expected=expected: deployment.in_flight() >= expected)
+            told = {"limit": expected, "in_flight": expected, "waiting": CALLS - expected, "workers": WORKERS}
+            await until(lambda scope=scope, told=told: deployment.told_of(f"capped {scope}") == told)
             provider.configure(fault="ok")
             await asyncio.gather(*asked)
             stats = provider.stats()

@@ -27,6 +27,9 @@ ELSEWHERE = {
     "uv run sluice load rag_pooled_postgres --against rag_pgvector --concurrency 1,5,20 --requests 60 --out report": (
         "test_load.py, on the running server"
     ),
+    "uv run sluice flows install rag_pooled_postgres ingest_documents rag_pgvector --url $LANGFLOW_URL": (
+        "test_flows_install.py, on the running server"
+    ),
     "uv run sluice flows install --url $LANGFLOW_URL": "test_flows_install.py, on the running server",
 }
 

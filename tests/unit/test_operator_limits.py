@@ -138,3 +138,76 @@ def test_a_missing_file_and_a_wrong_variable_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("SLUICE_MAX_QUEUE", "many")
     with pytest.raises(InvalidInput, match="SLUICE_MAX_QUEUE is 'many'"):
         operator_limits()
+
+
+@pytest.mark.parametrize(
+    ("operator", "node", "held"),
+    [
+        ({}, ("process", "fail_closed"), ("process", "fail_closed")),
+        ({}, ("cluster", "local_share"), ("cluster", "local_share")),
+        ({"SLUICE_SCOPE": "cluster"}, ("process", "fail_closed"), ("cluster", "fail_closed")),
+        ({"SLUICE_SCOPE": "cluster"}, ("cluster", "local_share"), ("cluster", "local_share")),
+        ({"SLUICE_SCOPE": "process"}, ("cluster", "fail_closed"), ("process", "fail_closed")),
+        ({"SLUICE_REDIS_LOSS": "fail_closed"}, ("cluster", "local_share"), ("cluster", "fail_closed")),
+        (
+            {"SLUICE_SCOPE": "cluster", "SLUICE_REDIS_LOSS": "local_share"},
+            ("process", "fail_closed"),
+            ("cluster", "local_share"),
+        ),
+    ],
+)
+def test_scope_and_loss_are_as_the_operator_says_and_the_nodes_where_he_says_nothing(monkeypatch, operator, node, held):
+    for name, value in operator.items():
+        monkeypatch.setenv(name, value)
+    scope, loss = node
+    settings = GuardSettings(scope=scope, redis_loss=loss).under(operator_limits().ceiling("any"))
+    assert (settings.scope, settings.redis_loss) == held
+
+
+def test_a_rule_may_make_one_guard_the_clusters(rules):
+    rules('[[guard]]\nname = "crm"\nscope = "cluster"\nredis_loss = "local_share"\n')
+    limits = operator_limits()
+    held = {name: GuardSettings().under(limits.ceiling(name)) for name in ("crm", "other")}
+    assert (held["crm"].scope, held["crm"].redis_loss) == ("cluster", "local_share")
+    assert held["other"] == GuardSettings()
+
+
+@pytest.mark.parametrize("variable", ["SLUICE_SCOPE", "SLUICE_REDIS_LOSS"])
+def test_a_word_that_is_none_is_an_error_that_names_the_variable(monkeypatch, variable):
+    monkeypatch.setenv(variable, "somewhere")
+    with pytest.raises(InvalidInput, match=rf"^{variable} is 'somewhere'"):
+        operator_limits()
+
+
+@pytest.mark.parametrize("line", ['scope = "all"', 'redis_loss = ""', 'scope = ["cluster"]', "max_concurrency = -1"])
+def test_a_wrong_line_of_the_file_is_named_with_the_file(rules, line):
+    rules(f"[limits]\n{line}\n")
+    with pytest.raises(InvalidInput, match=rf"limits\.toml: {line.split()[0]} is ") as told:
+        operator_limits()
+    assert told.value.hint
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "-1"])
+def test_a_number_that_is_no_limit_is_an_error_that_names_the_variable(monkeypatch, text):
+    monkeypatch.setenv("SLUICE_MAX_CONCURRENCY", text)
+    with pytest.raises(InvalidInput, match=r"^SLUICE_MAX_CONCURRENCY is "):
+        operator_limits()
+
+
+def test_nodes_of_one_process_do_not_disagree_on_what_redis_means():
+    registry = GuardRegistry(ManualClock())
+    registry.guard("key", GuardSettings(), asked_by="one")
+    other = GuardSettings(redis_loss="local_share")
+    guard = registry.guard("key", other, asked_by="other")
+    assert guard.contested == frozenset()
+    assert disagreement(guard, other) == ""
+
+
+def test_a_wrong_lease_is_told_each_time_and_never_left_out(monkeypatch):
+    monkeypatch.setenv("SLUICE_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("SLUICE_LEASE", "soon")
+    registry = GuardRegistry(ManualClock())
+    registry.guard("key", GuardSettings(), asked_by="one")
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="SLUICE_LEASE"):
+            registry.guard("key", GuardSettings(scope="cluster"), asked_by="one")

@@ -3,8 +3,8 @@
 Two sources, both read in the server's process and out of reach for flows:
 
 * Environment variables for every guard: ``SLUICE_MAX_CONCURRENCY``, ``SLUICE_REQUESTS_PER_MINUTE``,
-  ``SLUICE_TOKENS_PER_MINUTE``, ``SLUICE_MAX_QUEUE``, ``SLUICE_QUEUE_TIMEOUT`` (seconds); ``SLUICE_SCOPE=cluster``,
-  which makes every guard one for all workers, and ``SLUICE_REDIS_LOSS``; and one for the process:
+  ``SLUICE_TOKENS_PER_MINUTE``, ``SLUICE_MAX_QUEUE``, ``SLUICE_QUEUE_TIMEOUT`` (seconds); ``SLUICE_SCOPE`` and
+  ``SLUICE_REDIS_LOSS``, which count whatever a node says; and one for the process:
   ``SLUICE_MAX_DB_CONNECTIONS``, the connections to all databases together.
 * A TOML file named by ``SLUICE_LIMITS_FILE``, read again when it changes::
 
@@ -28,7 +28,7 @@ import fnmatch
 import functools
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ _NAMES = {
 }
 _CHOICES = ("scope", "redis_loss")
 _DB_CONNECTIONS = "max_db_connections"
-NO_LIMITS = GuardSettings(**dict.fromkeys(_NAMES.values(), 0))  # type: ignore[arg-type]
+NO_LIMITS = GuardSettings(**dict.fromkeys(_NAMES.values(), 0), scope="", redis_loss="")  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,8 @@ def operator_limits(environment: Mapping[str, str] | None = None) -> OperatorLim
     values = {key: environment.get(f"SLUICE_{key.upper()}", "") for key in _NAMES}
     limits: dict[str, Any] = {key: _number(f"SLUICE_{key.upper()}", text) for key, text in values.items() if text}
     choices = {key: environment.get(f"SLUICE_{key.upper()}", "").strip() for key in _CHOICES}
-    everywhere = _settings(limits | {key: text for key, text in choices.items() if text})
+    told = limits | {key: text for key, text in choices.items() if text}
+    everywhere = _settings(told, {key: f"SLUICE_{key.upper()}" for key in told})
     from_file = _file(environment)
     connections = _db_connections(from_file, environment)
     return OperatorLimits(everywhere.tighter(from_file.everywhere), from_file.rules, connections)
@@ -181,17 +182,28 @@ def _limits(path: str, table: dict[str, Any]) -> GuardSettings:
             fix = f"Use one of {', '.join((*_NAMES, *_CHOICES))}, or {_DB_CONNECTIONS} in [limits]."
             field = f"{path}: {key}"
             raise InvalidInput.of(field, value, "there is no such limit", fix=fix)
-    return _settings(table)
+    return _settings(table, {key: f"{path}: {key}" for key in table})
 
 
-def _settings(values: dict[str, Any]) -> GuardSettings:
-    changes: dict[str, Any] = dict.fromkeys(_NAMES.values(), 0)
-    return GuardSettings(**{**changes, **{_NAMES.get(key, key): value for key, value in values.items()}})
+def _settings(values: dict[str, Any], places: Mapping[str, str]) -> GuardSettings:
+    """Limits out of what was read; ``places`` say where each was found, for errors."""
+    for key, value in values.items():
+        _check(key, value, places[key])
+    return replace(NO_LIMITS, **{_NAMES.get(key, key): value for key, value in values.items()})
+
+
+def _check(key: str, value: Any, place: str) -> None:
+    try:
+        if key in _CHOICES and not (isinstance(value, str) and value):
+            raise InvalidInput.of(key, value, "it is a word", fix="Leave it out, or name one.")
+        GuardSettings(**{_NAMES.get(key, key): value})
+    except InvalidInput as error:
+        raise InvalidInput(error.message.replace(f"{key} is ", f"{place} is ", 1), hint=error.hint) from None
 
 
 def _number(variable: str, text: str) -> float:
     try:
         value = float(text)
-    except ValueError:
+        return int(value) if value == int(value) else value
+    except (ValueError, OverflowError):  # not one, nan, inf
         raise InvalidInput.of(variable, text, "a limit is a number", fix=f"Set {variable} to 0 or above.") from None
-    return int(value) if value == int(value) else value

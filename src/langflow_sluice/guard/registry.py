@@ -58,10 +58,10 @@ class GuardRegistry:
             InvalidInput: The operator's own limits cannot be read, or the guard is the cluster's and no Redis is there.
         """
         ceiling = operator_limits().ceiling(name or key)
-        if "cluster" in {settings.scope, ceiling.scope}:
-            from langflow_sluice.cluster.joining import cluster_settings
+        if settings.under(ceiling).scope == "cluster":
+            from langflow_sluice.cluster.joining import check_cluster
 
-            cluster_settings()  # said before anything is changed
+            check_cluster()  # said before anything is changed
         now = self._clock.now()
         with self._lock:
             entry = self._entries.get(key)
@@ -75,7 +75,7 @@ class GuardRegistry:
                 entry.asked = {who: what for who, what in entry.asked.items() if now - what[1] < FORGET_AFTER_S}
                 wanted = functools.reduce(GuardSettings.tighter, (asked for asked, _ in entry.asked.values()))
                 entry.guard.ceiling = ceiling
-                effective = wanted.tighter(ceiling)
+                effective = wanted.under(ceiling)
                 if effective != entry.guard.settings:
                     entry.guard.change(effective)
                 asked_for = (asked for asked, _ in entry.asked.values())
@@ -95,11 +95,11 @@ class GuardRegistry:
 
 def disagreement(guard: Guard, wanted: GuardSettings) -> str:
     """Says in one sentence where a guard holds tighter limits than wanted, and who wants that; else nothing."""
-    allowed = wanted.tighter(guard.ceiling)
+    allowed = wanted.under(guard.ceiling)
     told = []
-    if allowed != wanted:
+    if wanted.differing(allowed):
         told.append(f"Guard {guard.name!r} is limited by the operator of this server: {_instead(wanted, allowed)}.")
-    if guard.settings != allowed:
+    if allowed.differing(guard.settings):
         told.append(
             f"Another node that shares guard {guard.name!r} asks for less: {_instead(allowed, guard.settings)}."
         )

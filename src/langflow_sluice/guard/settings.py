@@ -36,6 +36,8 @@ class GuardSettings:
             ``max_queue`` and ``queue_timeout_s`` are each process's own in any case.
         redis_loss: What a guard of the cluster does while Redis is away: turn callers away, or hold its part of the
             limits, divided by the processes last seen.
+
+    In an operator's ceiling the last two are empty where the operator leaves them to the nodes.
     """
 
     max_concurrency: int = 8
@@ -44,8 +46,8 @@ class GuardSettings:
     max_queue: int = 1000
     queue_timeout_s: float = 60.0
     adaptive: bool = False
-    scope: Scope = "process"
-    redis_loss: RedisLoss = "fail_closed"
+    scope: Scope | Literal[""] = "process"
+    redis_loss: RedisLoss | Literal[""] = "fail_closed"
 
     def __post_init__(self) -> None:
         for field in LIMITS:
@@ -57,9 +59,9 @@ class GuardSettings:
                 )
             if field in _WHOLE and value != int(value):
                 raise InvalidInput.of(name, value, "it counts callers", fix=f"Set {name} to a whole number.")
-        if self.scope not in SCOPES:
+        if self.scope not in {"", *SCOPES}:
             raise InvalidInput.of("scope", self.scope, "there is no such scope", fix=f"Use one of {SCOPES}.")
-        if self.redis_loss not in REDIS_LOSSES:
+        if self.redis_loss not in {"", *REDIS_LOSSES}:
             fix = f"Use one of {REDIS_LOSSES}."
             raise InvalidInput.of("redis_loss", self.redis_loss, "there is no such way", fix=fix)
 
@@ -70,20 +72,31 @@ class GuardSettings:
             self,
             **changes,
             adaptive=self.adaptive or other.adaptive,
-            scope="cluster" if "cluster" in {self.scope, other.scope} else "process",
+            scope="cluster" if "cluster" in {self.scope, other.scope} else self.scope or other.scope,
             redis_loss=self._stricter_loss(other),
         )
 
-    def _stricter_loss(self, other: GuardSettings) -> RedisLoss:
+    def under(self, ceiling: GuardSettings) -> GuardSettings:
+        """What is left of these limits under an operator's: the tighter of both, and scope and loss as he says."""
+        return replace(
+            self.tighter(ceiling),
+            scope=ceiling.scope or self.scope,
+            redis_loss=ceiling.redis_loss or self.redis_loss,
+        )
+
+    def _stricter_loss(self, other: GuardSettings) -> RedisLoss | Literal[""]:
         # Whoever does not share a guard with the cluster has no say in what becomes of it there.
-        asked = {each.redis_loss for each in (self, other) if each.scope == "cluster"}
+        asked = {each.redis_loss for each in (self, other) if each.scope == "cluster" and each.redis_loss}
         if not asked:
-            return self.redis_loss
+            return self.redis_loss or other.redis_loss
         return "local_share" if asked == {"local_share"} else "fail_closed"
 
     def differing(self, other: GuardSettings) -> tuple[str, ...]:
-        """Names of the limits in which the two differ."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name))
+        """Names of the limits in which the two differ; what Redis's loss means does not matter without a cluster."""
+        names = [field.name for field in fields(self)]
+        if "cluster" not in {self.scope, other.scope}:
+            names.remove("redis_loss")
+        return tuple(name for name in names if getattr(self, name) != getattr(other, name))
 
 
 def _tighter(one: float, other: float) -> float:
