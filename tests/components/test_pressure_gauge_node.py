@@ -66,8 +66,10 @@ def database_url(postgres, reachable):  # noqa: ARG001 - for its effect
     dispose_all()
 
 
-def the_row(table, worker, kind):
-    [row] = [row for row in table.to_dict("records") if (row["worker"], row["kind"]) == (worker, kind)]
+def the_row(table, worker, kind, name=""):
+    rows = [row for row in table.to_dict("records") if (row["worker"], row["kind"]) == (worker, kind)]
+    # Other tests of this process may have left connections of theirs.
+    [row] = [row for row in rows if name in row["name"]]
     return row
 
 
@@ -99,8 +101,9 @@ async def test_its_figures_are_those_of_the_provider_and_of_pg_stat_activity_at_
             snapshot, database, report = [
                 await ask() for ask in (node.take_snapshot, node.ask_postgres, node.write_report)
             ]
-            guard, pool = (the_row(snapshot, ALL, kind) for kind in ("guard", "pool"))
-            client = the_row(snapshot, ALL, "client")
+            guard = the_row(snapshot, ALL, "guard", "the model")
+            pool = the_row(snapshot, ALL, "pool", database_url.rpartition("/")[2])
+            client = the_row(snapshot, ALL, "client", provider.base_url.removesuffix("/v1"))
             assert guard["in_use"] == client["in_use"] == stats.in_flight["chat"] == 3
             assert (guard["waiting"], guard["limit"]) == (5, 3)
             # Its own pool of one is beside the one of ten.

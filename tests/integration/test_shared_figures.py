@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -63,6 +66,19 @@ def test_what_was_told_last_counts_and_workers_count_once(redis: EmbeddedRedis, 
     StateFolder(tmp_path / "one").write(late)
     assert one.read() == [late]
     assert other.read() == [early]
+
+
+def test_a_worker_of_this_machine_that_was_killed_does_not_come_back_by_redis(
+    redis: EmbeddedRedis, tmp_path: Path
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(30)
+    killed = told(f"{socket.gethostname()}:{ended.pid}")
+    one, other = machine(redis, tmp_path / "one"), machine(redis, tmp_path / "other")
+    one.write(killed)
+    assert one.read() == []
+    # Another machine, though it may have this one's name, knows nothing about the process.
+    assert other.read() == [killed]
 
 
 def test_nothing_is_left_of_workers_that_are_gone(redis: EmbeddedRedis, tmp_path: Path) -> None:

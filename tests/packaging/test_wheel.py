@@ -125,7 +125,7 @@ def test_the_wheel_has_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {Path(name).parts[0] for name in names} == {"langflow_sluice"}
-    assert {Path(name).suffix for name in names} == {".py", ".json", ".typed"}
+    assert {Path(name).suffix for name in names} == {".py", ".json", ".lua", ".typed"}
 
 
 def test_the_metadata_names_command_extension_licence_and_extra(unpacked):

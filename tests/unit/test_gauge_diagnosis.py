@@ -49,6 +49,77 @@ class TestGuards:
         assert "limit 8 busy" in told.observed
         assert told.change == "Raise max_concurrency: the provider has not refused anything"
 
+    def test_a_full_worker_is_full_though_another_has_room(self) -> None:
+        full = process(guard(in_flight=4, limit=4, max_concurrency=4, waiting=10))
+        idle = process(guard(limit=4, max_concurrency=4, requests_per_minute=60.0), worker="host:2")
+        [told] = diagnose(reading(full, idle))
+        assert "10 waiting, full in 1 of 2 workers, 4 of 8 in flight in all" in told.observed
+        assert "rate" not in told.observed
+        assert told.change.startswith("Raise max_concurrency in each of 2 workers")
+        assert "scope to cluster" in told.change
+
+    def test_a_full_worker_in_which_nobody_waits_does_not_explain_who_waits_elsewhere(self) -> None:
+        full = process(guard(in_flight=8, requests_per_minute=60.0))
+        held = process(guard(in_flight=1, waiting=5, requests_per_minute=60.0), worker="host:2")
+        [told] = diagnose(reading(full, held))
+        assert "9 of 16 in flight" in told.observed
+        assert "the rate holds them" in told.observed
+        assert "requests_per_minute 120" in told.observed
+
+    def test_most_of_those_who_wait_decide_what_to_change(self) -> None:
+        full = process(guard(in_flight=8, waiting=1, requests_per_minute=60.0))
+        held = process(guard(in_flight=1, waiting=5, requests_per_minute=60.0), worker="host:2")
+        assert "Raise requests_per_minute" in diagnose(reading(full, held))[0].change
+
+    def test_a_full_guard_of_one_user_is_full_though_another_user_has_room(self) -> None:
+        told = the_one(guard(in_flight=8, waiting=3), guard())
+        assert "full where they wait, 8 of 16 in flight in all" in told.observed
+        assert told.change.startswith("Raise max_concurrency:")
+
+    def test_a_cluster_is_full_when_all_its_slots_are_in_use_wherever(self) -> None:
+        parts = {"limit": 2, "max_concurrency": 2, "standing": "cluster"}
+        uneven = [process(guard(in_flight=4, **parts)), process(guard(waiting=6, **parts), worker="host:2")]
+        [told] = diagnose(reading(*uneven))
+        assert "6 waiting, limit 4 busy" in told.observed
+        room = [process(guard(in_flight=2, waiting=6, **parts)), process(guard(**parts), worker="host:2")]
+        [told] = diagnose(reading(*room))
+        assert "full" not in told.observed
+        assert told.severity is Severity.NOTE
+
+    def test_a_cluster_of_more_workers_than_slots_is_limited_all_the_same(self) -> None:
+        parts = [
+            process(
+                guard(in_flight=part, limit=part, max_concurrency=part, waiting=1, standing="cluster"),
+                worker=f"host:{worker}",
+            )
+            for worker, part in enumerate((1, 1, 0))
+        ]
+        [told] = diagnose(reading(*parts))
+        assert "3 waiting, limit 2 busy" in told.observed
+
+    def test_a_worker_that_holds_its_part_alone_is_full_by_itself(self) -> None:
+        alone = guard(in_flight=4, limit=4, max_concurrency=4, waiting=3, standing="local_share")
+        idle = guard(limit=4, max_concurrency=4, standing="local_share")
+        told = diagnose(reading(process(alone), process(idle, worker="host:2")))
+        assert "full in 1 of 2 workers" in told[1].observed
+
+    @pytest.mark.parametrize(
+        ("figures", "seen", "severity"),
+        [
+            ({}, "no limit holds them at this moment", Severity.NOTE),
+            ({"tokens_per_minute": 5000.0}, "tokens_per_minute 5000", Severity.PRESSURE),
+            ({"breaker": "half_open"}, "the breaker holds them", Severity.PRESSURE),
+            ({"standing": "unreached"}, "Redis holds them", Severity.PRESSURE),
+        ],
+    )
+    def test_a_rate_holds_nobody_where_none_is_set(
+        self, figures: dict[str, object], seen: str, severity: Severity
+    ) -> None:
+        [told] = [each for each in found(guard(in_flight=2, waiting=5, **figures)) if "2 of 8" in each.observed]
+        assert seen in told.observed
+        assert told.severity is severity
+        assert ("rate holds" in told.observed) == ("tokens_per_minute" in figures)
+
     @pytest.mark.parametrize(
         ("standing", "seen"),
         [("unreached", "calls wait"), ("cut_off", "are turned away"), ("local_share", "holds its part")],
@@ -127,6 +198,14 @@ class TestPools:
     def test_a_pool_with_room_in_which_somebody_waits_is_held_by_the_operator(self) -> None:
         assert "SLUICE_MAX_DB_CONNECTIONS" in the_one(pool(checked_out=4, waiting=2)).change
 
+    def test_a_full_pool_is_full_though_another_worker_has_room(self) -> None:
+        full = process(pool(capacity=4, checked_out=4, waiting=10))
+        idle = process(pool(capacity=4), worker="host:2")
+        [told] = diagnose(reading(full, idle, database=database(group(36))))
+        assert told.observed.startswith("all lent in 1 of 2 workers, 4 of 8 lent in all, and 10 waiting")
+        assert "61 free connections" in told.observed
+        assert told.change == "Raise pool_size or max_overflow (they count for each of 2 workers)"
+
     def test_callers_who_got_none_are_told_of(self) -> None:
         assert the_one(pool(checked_out=10, waiting=1, turned_away=2)).severity is Severity.FAILING
         assert the_one(pool(turned_away=2)).severity is Severity.NOTE
@@ -140,6 +219,13 @@ class TestClients:
 
     def test_one_connection_that_is_just_being_opened_is_nothing(self) -> None:
         assert found(client(in_use=3, waiting=1)) == []
+        four = [process(client(in_use=0, waiting=1), worker=f"host:{number}") for number in range(4)]
+        assert diagnose(reading(*four)) == []
+
+    def test_full_connections_are_full_though_another_worker_has_room(self) -> None:
+        full = process(client(in_use=5, limit=5, waiting=4))
+        [told] = diagnose(reading(full, process(client(in_use=0, limit=5), worker="host:2")))
+        assert told.change.startswith("Lower max_concurrency")
 
 
 class TestLoops:

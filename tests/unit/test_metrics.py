@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import socket
@@ -8,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +19,6 @@ from langflow_sluice.errors import BulkheadFull, InvalidInput
 from langflow_sluice.guard import GuardSettings
 from langflow_sluice.guard.histogram import BOUNDS_S, Histogram
 from langflow_sluice.guard.registry import guard_registry
-from langflow_sluice.metrics.endpoint import ADDRESS_VARIABLE, Endpoint, parsed
 from langflow_sluice.metrics.figures import ProcessFigures, figures
 from langflow_sluice.metrics.loop_lag import LoopLags
 from langflow_sluice.metrics.prometheus import SluiceCollector
@@ -51,13 +50,6 @@ def guard(clock: ManualClock) -> Guard:  # noqa: ARG001 - for its effect
 @pytest.fixture
 def folder(tmp_path: Path) -> StateFolder:
     return StateFolder(tmp_path / "state")
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def samples(told: list[ProcessFigures]) -> dict[tuple[str, ...], float]:
@@ -103,6 +95,13 @@ async def test_the_figures_are_those_of_the_guard_at_that_moment(guard: Guard, c
     assert after["sluice_guard_service_seconds_bucket", "crm", "0.25"] == 2
     assert after["sluice_guard_service_seconds_sum", "crm"] == pytest.approx(0.2)
     assert after["sluice_guard_wait_seconds_count", "crm"] == 2
+
+
+def test_both_rates_are_told(clock: ManualClock) -> None:  # noqa: ARG001 - for its effect
+    rates = GuardSettings(requests_per_minute=60, tokens_per_minute=5000)
+    guard_registry().guard("crm", rates, asked_by="test")
+    [told] = figures().guards
+    assert (told.requests_per_minute, told.tokens_per_minute) == (60, 5000)
 
 
 async def test_guards_of_one_name_are_one_series_since_users_are_nobody_elses_business(clock: ManualClock) -> None:
@@ -163,6 +162,50 @@ def test_a_process_that_was_killed_is_not_counted_for_long(guard: Guard, folder:
     told = figures()
     folder.write(ProcessFigures(told.worker, 0.0, time.time() - 60, told.guards, (), (), ()))
     assert folder.read() == []
+
+
+KILLED = """
+from langflow_sluice.metrics.publisher import publisher
+publisher.publish()
+print("told", flush=True)
+input()
+"""
+
+
+def test_a_process_of_this_machine_that_was_killed_is_gone_at_once(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**os.environ, FOLDER_VARIABLE: str(folder.path)}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", KILLED], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "told\n"
+        [told] = folder.read()
+    finally:
+        worker.kill()
+        worker.communicate(timeout=30)
+    assert list(folder.path.glob("*.json"))
+    assert folder.read() == []
+    # Its number says nothing about a process of another machine.
+    elsewhere = dataclasses.replace(told, worker=f"not-{told.worker}")
+    folder.write(elsewhere)
+    assert folder.read() == [elsewhere]
+
+    def forbid(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    # A process of another user's lives.
+    monkeypatch.setattr(os, "kill", forbid)
+    assert {each.worker for each in folder.read()} == {told.worker, elsewhere.worker}
+
+
+@pytest.mark.parametrize("number", ["", "x", "0", "9" * 40])
+def test_a_worker_without_a_process_number_is_taken_at_its_word(folder: StateFolder, number: str) -> None:
+    told = dataclasses.replace(figures(), worker=f"{socket.gethostname()}:{number}")
+    folder.write(told)
+    assert folder.read() == [told]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
@@ -264,38 +307,6 @@ class TestLoopLag:
 
 async def _watch(lags: LoopLags) -> None:
     lags.watch_running_loop()
-
-
-class TestEndpoint:
-    def test_it_answers_for_all_processes(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int, guard: Guard
-    ) -> None:
-        monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-        monkeypatch.setenv(ADDRESS_VARIABLE, str(free_port))
-        with guard.slot():
-            StateFolder(tmp_path).write(figures())
-        first, second = Endpoint(), Endpoint()
-        first._registered = second._registered = True  # Langflow's registry belongs to the whole test run
-        try:
-            first.tend()
-            second.tend()
-            assert second._server is None
-            first.close()
-            second.tend()
-            with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=10) as answer:
-                assert b'sluice_guard_admitted_total{guard="crm"' in answer.read()
-        finally:
-            first.close()
-            second.close()
-
-    @pytest.mark.parametrize("address", ["here", "0", "70000", "host:", "-1", "1٣"])
-    def test_an_address_without_a_port_is_refused(self, address: str) -> None:
-        with pytest.raises(InvalidInput, match=ADDRESS_VARIABLE):
-            parsed(address)
-
-    def test_it_is_this_machines_own_unless_told_otherwise(self) -> None:
-        assert parsed("9464") == ("127.0.0.1", 9464)
-        assert parsed("0.0.0.0:9464") == ("0.0.0.0", 9464)  # noqa: S104 - an operator's wish
 
 
 async def test_reading_takes_no_lock_that_a_guard_waits_for(guard: Guard) -> None:

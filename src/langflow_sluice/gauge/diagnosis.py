@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from langflow_sluice.gauge.database_diagnosis import database_pressure
 from langflow_sluice.gauge.guard_diagnosis import guard_pressure
 from langflow_sluice.gauge.joining import clients_by_label, guards_by_name, pools_by_label, quantile_s
 from langflow_sluice.gauge.pressure import Pressure, Severity
+from langflow_sluice.gauge.queues import client_queues, fullness, guard_queues, pool_queues
 from langflow_sluice.gauge.words import amount, duration, name, verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from langflow_sluice.gauge.database import DatabaseFigures
+    from langflow_sluice.gauge.queues import Fullness, Queue
     from langflow_sluice.gauge.reading import Reading
     from langflow_sluice.metrics.figures import ClientFigures, PoolFigures, ProcessFigures
 
@@ -31,8 +32,9 @@ def diagnose(reading: Reading) -> list[Pressure]:
     """
     found = [*_of_loops(reading.processes), *_of_guards(reading.processes)]
     found += _of_pools(reading.processes, reading.database)
-    for client in clients_by_label(reading.processes).values():
-        found += _of_client(client)
+    queues = client_queues(reading.processes)
+    for label, client in clients_by_label(reading.processes).items():
+        found += _of_client(client, queues[label])
     if reading.database is not None:
         found += database_pressure(reading.database)
     return sorted(found, key=lambda each: (-each.severity, -each.affected, each.where))
@@ -40,11 +42,11 @@ def diagnose(reading: Reading) -> list[Pressure]:
 
 def _of_guards(processes: Sequence[ProcessFigures]) -> Iterator[Pressure]:
     databases = {pool.label for process in processes for pool in process.pools}
-    workers = Counter(name for process in processes for name in {guard.name for guard in process.guards})
+    queues = guard_queues(processes)
     for guard in guards_by_name(processes).values():
         # The guards of databases are named by address and credential unless a node names them itself.
         is_database = guard.name.rpartition(" (")[0] in databases
-        yield from guard_pressure(guard, workers[guard.name], is_database=is_database)
+        yield from guard_pressure(guard, fullness(queues[guard.name]), is_database=is_database)
 
 
 def _of_loops(processes: Sequence[ProcessFigures]) -> Iterator[Pressure]:
@@ -64,25 +66,23 @@ def _of_loops(processes: Sequence[ProcessFigures]) -> Iterator[Pressure]:
 
 
 def _of_pools(processes: Sequence[ProcessFigures], database: DatabaseFigures | None) -> Iterator[Pressure]:
-    workers = Counter(label for process in processes for label in {pool.label for pool in process.pools})
+    queues = pool_queues(processes)
     for pool in pools_by_label(processes).values():
         known = database if database is not None and database.where == pool.label and not database.problem else None
-        yield from _of_pool(pool, workers[pool.label], known)
+        yield from _of_pool(pool, fullness(queues[pool.label]), known)
 
 
-def _of_pool(pool: PoolFigures, workers: int, database: DatabaseFigures | None) -> Iterator[Pressure]:
+def _of_pool(pool: PoolFigures, full: Fullness, database: DatabaseFigures | None) -> Iterator[Pressure]:
     where = f"Connection pool of {name(pool.label)}"
     if pool.waiting:
-        is_full = pool.checked_out >= pool.capacity
-        state = f"all {pool.capacity} lent" if is_full else f"{pool.checked_out} of {pool.capacity} lent"
         waited_s = quantile_s(pool.wait, 0.95)
         p95 = f", p95 wait {duration(waited_s)} so far" if waited_s else ""
-        observed = f"{state} and {pool.waiting} waiting{p95}"
+        observed = f"{_lent(pool, full)} and {pool.waiting} waiting{p95}"
         yield Pressure(
             Severity.FAILING if pool.turned_away else Severity.PRESSURE,
             where,
-            observed + _spare(database, is_full=is_full),
-            _for_pool(workers, database, is_full=is_full),
+            observed + _spare(database, is_full=full.holds),
+            _for_pool(full.workers, database, is_full=full.holds),
             affected=pool.waiting,
         )
     elif pool.turned_away:
@@ -94,6 +94,16 @@ def _of_pool(pool: PoolFigures, workers: int, database: DatabaseFigures | None) 
             " callers in (max_concurrency)",
             affected=pool.turned_away,
         )
+
+
+def _lent(pool: PoolFigures, full: Fullness) -> str:
+    lent = f"{pool.checked_out} of {pool.capacity} lent"
+    if not full.holds:
+        return lent
+    if pool.checked_out >= pool.capacity:
+        return f"all {pool.capacity} lent"
+    where = f"in {full.full_in} of {full.workers} workers" if full.workers > 1 else "where they wait"
+    return f"all lent {where}, {lent} in all,"
 
 
 def _spare(database: DatabaseFigures | None, *, is_full: bool) -> str:
@@ -124,10 +134,11 @@ def _for_pool(workers: int, database: DatabaseFigures | None, *, is_full: bool) 
     )
 
 
-def _of_client(client: ClientFigures) -> Iterator[Pressure]:
-    is_full = bool(client.limit) and client.in_use >= client.limit
+def _of_client(client: ClientFigures, queues: Sequence[Queue]) -> Iterator[Pressure]:
     # Some request always waits for a connection that is just being opened; many do where that takes long.
-    if client.waiting and (is_full or client.waiting > max(1, client.in_use)):
+    pressed = [each for each in queues if each.waiting and (each.is_full or each.waiting > max(1, each.used))]
+    if pressed:
+        is_full = fullness(pressed).holds
         calls = f"{amount(client.waiting, 'request')} {verb(client.waiting, 'waits', 'wait')} for a connection"
         limit = f" of {client.limit}" if client.limit else ""
         yield Pressure(

@@ -11,15 +11,16 @@ from langflow_sluice.gauge.words import amount, duration, name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from langflow_sluice.gauge.queues import Fullness
     from langflow_sluice.metrics.figures import GuardFigures
 
 
-def guard_pressure(guard: GuardFigures, workers: int, *, is_database: bool) -> Iterator[Pressure]:
+def guard_pressure(guard: GuardFigures, full: Fullness, *, is_database: bool) -> Iterator[Pressure]:
     """What is the matter with a guard.
 
     Args:
         guard: Its figures, over all workers.
-        workers: How many of them have it; each holds the limits for itself.
+        full: In how many of them it is, and whether that is what its callers wait for.
         is_database: Whether it stands in front of a database.
     """
     where, waiting = f"Guard {name(guard.name)}", sum(guard.waiting.values())
@@ -51,48 +52,43 @@ def guard_pressure(guard: GuardFigures, workers: int, *, is_database: bool) -> I
             affected=1 + away,
         )
     if waiting:
-        yield _queue(guard, where, waiting, workers, is_database=is_database)
+        yield _queue(guard, where, waiting, full, is_database=is_database)
     elif guard.paused_s > 0:
         yield Pressure(Severity.NOTE, where, f"paused: {_asked_to_wait(guard)}", _ASK_LESS)
     elif _backed_off(guard):
         yield Pressure(Severity.NOTE, where, _limit_is_down(guard), _BACKED_OFF)
-    full, late = guard.turned_away.get("full", 0), guard.turned_away.get("timeout", 0)
-    if (full or late) and not waiting:
+    refused, late = guard.turned_away.get("full", 0), guard.turned_away.get("timeout", 0)
+    if (refused or late) and not waiting:
         yield Pressure(
             Severity.NOTE,
             where,
-            f"turned away since the start: {full} because the queue was full, {late} after queue_timeout; none waits"
+            f"turned away since the start: {refused} because the queue was full, {late} after queue_timeout; none waits"
             " now",
             "Raise max_queue or queue_timeout for bursts, or send less at once",
-            affected=full + late,
+            affected=refused + late,
         )
 
 
-def _queue(guard: GuardFigures, where: str, waiting: int, workers: int, *, is_database: bool) -> Pressure:
-    full, late = guard.turned_away.get("full", 0), guard.turned_away.get("timeout", 0)
-    is_busy = bool(guard.limit) and guard.in_flight >= guard.limit
-    state = f"limit {guard.limit} busy" if is_busy else f"{guard.in_flight} of {guard.limit or 'any number'} in flight"
-    told = [f"{waiting} waiting, {state}"]
+def _queue(guard: GuardFigures, where: str, waiting: int, full: Fullness, *, is_database: bool) -> Pressure:
+    refused, late = guard.turned_away.get("full", 0), guard.turned_away.get("timeout", 0)
+    told = [f"{waiting} waiting, {_state(guard, full)}"]
     waited_s = quantile_s(guard.wait, 0.95)
     if waited_s is not None:
         told.append(f"p95 wait {duration(waited_s)} so far")
-    if full or late:
-        told.append(f"turned away so far: {full} by a full queue, {late} by queue_timeout")
-    each = f" in each of {workers} workers" if workers > 1 and guard.standing == "process" else ""
+    if refused or late:
+        told.append(f"turned away so far: {refused} by a full queue, {late} by queue_timeout")
+    each = f" in each of {full.workers} workers" if full.workers > 1 and guard.standing == "process" else ""
+    severity = Severity.FAILING if refused or late else Severity.PRESSURE
     if guard.paused_s > 0:
         told.append(_asked_to_wait(guard))
         change = _ASK_LESS
     elif _backed_off(guard):
         told.append(_limit_is_down(guard))
         change = _BACKED_OFF
-    elif not is_busy:
-        per_minute = guard.requests_per_minute
-        told.append(
-            f"the rate holds them, not max_concurrency (requests_per_minute {per_minute:g})"
-            if per_minute
-            else "a rate holds them, not max_concurrency"
-        )
-        change = f"Raise requests_per_minute or tokens_per_minute{each} if your quota allows more, or send less"
+    elif not full.holds:
+        why, change, is_pressure = _not_full(guard, full, each)
+        told.append(why)
+        severity = severity if is_pressure else Severity.NOTE
     elif guard.retries:
         told.append(f"{amount(guard.retries, 'attempt')} had to be repeated")
         change = (
@@ -107,8 +103,44 @@ def _queue(guard: GuardFigures, where: str, waiting: int, workers: int, *, is_da
     else:
         told.append("no call had to be repeated and no pause was asked for")
         change = f"Raise max_concurrency{each}: the provider has not refused anything"
-    severity = Severity.FAILING if full or late else Severity.PRESSURE
+        if each and not _all_busy(guard):
+            change += ". Or set scope to cluster, since other workers have room"
     return Pressure(severity, where, ", ".join(told), change, affected=waiting)
+
+
+def _not_full(guard: GuardFigures, full: Fullness, each: str) -> tuple[str, str, bool]:
+    """What else callers wait for, what to change, and whether that is pressure at all."""
+    if guard.breaker != "closed":
+        return "the breaker holds them", "Look at the service itself, no limit helps here", True
+    if guard.standing == "unreached":
+        why = "Redis holds them, which has not answered for a moment"
+        return why, "Look at Redis (SLUICE_REDIS_URL), no limit helps here", True
+    if full.rated:
+        rates = _rates(guard)
+        why = f"the rate holds them, not max_concurrency ({', '.join(rates.values()) or 'not set for all'})"
+        change = f"Raise {' or '.join(rates) or 'the rate'}{each} if your quota allows more, or send less"
+        return why, change, True
+    why = "no limit holds them at this moment, so they are about to be let in"
+    return why, "Look again: as long as others wait then, there is nothing to change", False
+
+
+def _state(guard: GuardFigures, full: Fullness) -> str:
+    if full.holds and _all_busy(guard):
+        return f"limit {guard.limit} busy"
+    in_flight = f"{guard.in_flight} of {guard.limit or 'any number'} in flight"
+    if not full.holds:
+        return in_flight
+    where = f"full in {full.full_in} of {full.workers} workers" if full.workers > 1 else "full where they wait"
+    return f"{where}, {in_flight} in all"
+
+
+def _all_busy(guard: GuardFigures) -> bool:
+    return bool(guard.limit) and guard.in_flight >= guard.limit
+
+
+def _rates(guard: GuardFigures) -> dict[str, str]:
+    rates = {"requests_per_minute": guard.requests_per_minute, "tokens_per_minute": guard.tokens_per_minute}
+    return {rate: f"{rate} {value:g}" for rate, value in rates.items() if value}
 
 
 _WITHOUT_REDIS = {

@@ -78,8 +78,8 @@ def _guard(guards: Sequence[GuardFigures]) -> GuardFigures:
         in_flight=sum(guard.in_flight for guard in guards),
         peak_in_flight=sum(guard.peak_in_flight for guard in guards),
         waiting=_added([guard.waiting for guard in guards]),
-        limit=_limit([guard.limit for guard in guards]),
-        max_concurrency=_limit([guard.max_concurrency for guard in guards]),
+        limit=_calls(guards, [guard.limit for guard in guards]),
+        max_concurrency=_calls(guards, [guard.max_concurrency for guard in guards]),
         requests_per_minute=_limit([guard.requests_per_minute for guard in guards]),
         admitted=sum(guard.admitted for guard in guards),
         turned_away=_added([guard.turned_away for guard in guards]),
@@ -91,6 +91,7 @@ def _guard(guards: Sequence[GuardFigures]) -> GuardFigures:
         standing=max((guard.standing for guard in guards), key=lambda each: each not in _CALM),
         outages=sum(guard.outages for guard in guards),
         leases_lost=sum(guard.leases_lost for guard in guards),
+        tokens_per_minute=_limit([guard.tokens_per_minute for guard in guards]),
     )
 
 
@@ -121,6 +122,11 @@ def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
     return {
         name: sum(each.get(name, 0) for each in counts) for name in dict.fromkeys(n for each in counts for n in each)
     }
+
+
+def _calls(guards: Sequence[GuardFigures], limits: Sequence[int]) -> int:
+    # Of a limit that more workers share than it has slots, some hold a part of 0, which does not turn it off.
+    return _limit(limits) if any(guard.standing == "process" for guard in guards) else sum(limits)
 
 
 def _limit(limits: Sequence[N]) -> N:

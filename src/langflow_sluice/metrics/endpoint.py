@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
 ADDRESS_VARIABLE = "SLUICE_METRICS_ADDRESS"
 _LOOPBACK = "127.0.0.1"
-_FORM = "Set it to a port (9464), or to an address and a port (0.0.0.0:9464)."
+_FORM = "Set it to a port (9464), or to an address and a port (0.0.0.0:9464, [::]:9464)."
+
+_log = logging.getLogger("langflow_sluice.metrics")
 
 
 class Endpoint:
@@ -27,6 +31,7 @@ class Endpoint:
     def __init__(self) -> None:
         self._server: Any = None
         self._registered = False
+        self._said = ""
 
     def tend(self) -> None:
         """Does what has not been done and can be done now.
@@ -34,14 +39,14 @@ class Endpoint:
         Raises:
             InvalidInput: The operator's address is none.
         """
-        address = os.environ.get(ADDRESS_VARIABLE, "").strip()
-        if address and self._server is None:
-            self._serve(*parsed(address))
         # Langflow has loaded it where its own endpoint is on; else nobody would ask.
         client = sys.modules.get("prometheus_client")
         if client is not None and not self._registered:
             client.REGISTRY.register(_collector())
             self._registered = True
+        address = os.environ.get(ADDRESS_VARIABLE, "").strip()
+        if address and self._server is None:
+            self._serve(*parsed(address))
 
     def close(self) -> None:
         """Gives the port back."""
@@ -57,8 +62,13 @@ class Endpoint:
         registry.register(_collector())
         try:
             self._server, _ = start_http_server(port, addr=host, registry=registry)
-        except OSError:  # another process has it
-            return
+        except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a name
+            # Most often another worker has the port, and answers for all. Anything else stays as it is until somebody
+            # reads of it, once and not at every attempt.
+            problem = getattr(error, "strerror", None) or str(error)
+            if getattr(error, "errno", None) != errno.EADDRINUSE and problem != self._said:
+                self._said = problem
+                _log.warning("No metrics at %s=%s:%d: %s", ADDRESS_VARIABLE, host, port, problem)
 
 
 def parsed(address: str) -> tuple[str, int]:
@@ -70,6 +80,8 @@ def parsed(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise InvalidInput.of(ADDRESS_VARIABLE, address, "it has no port", fix=_FORM)
+    if host.startswith("[") and host.endswith("]"):  # how addresses with colons are set apart from the port
+        host = host[1:-1]
     return host or _LOOPBACK, int(port)
 
 

@@ -63,6 +63,7 @@ class GuardFigures:
         standing: ``process``, or how the guard stands with the cluster: cluster, unreached, cut_off, local_share.
         outages: How often the cluster's Redis was away.
         leases_lost: How often this worker was taken for dead by the others.
+        tokens_per_minute: As set, and this worker's part of what all share; 0 for any number.
     """
 
     name: str
@@ -82,6 +83,7 @@ class GuardFigures:
     standing: str = "process"
     outages: int = 0
     leases_lost: int = 0
+    tokens_per_minute: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +202,12 @@ def _figures_of(guard: Guard) -> GuardFigures:
     statistics, queue = guard.statistics(), guard.admission
     settings, cluster = statistics.settings, statistics.cluster
     limit, cap, per_minute = statistics.limit, settings.max_concurrency, settings.requests_per_minute
+    tokens = settings.tokens_per_minute
     if cluster is not None:
         # Alone, a worker holds its part anyway.
         limit = limit if cluster.mode == "local_share" else cluster.part_of(limit)
         cap, per_minute = cluster.part_of(cap), per_minute / max(1, cluster.members)
+        tokens /= max(1, cluster.members)
     return GuardFigures(
         name=guard.name,
         in_flight=statistics.in_flight,
@@ -228,6 +232,7 @@ def _figures_of(guard: Guard) -> GuardFigures:
         standing="process" if cluster is None else cluster.mode,
         outages=0 if cluster is None else cluster.outages,
         leases_lost=0 if cluster is None else cluster.leases_lost,
+        tokens_per_minute=tokens,
     )
 
 

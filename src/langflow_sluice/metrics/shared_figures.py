@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from langflow_sluice.metrics.figures import ProcessFigures
-from langflow_sluice.metrics.state_folder import GONE_AFTER_S, StateFolder
+from langflow_sluice.metrics.state_folder import GONE_AFTER_S, StateFolder, has_died
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,8 @@ class SharedFigures(StateFolder):
 
     def read(self) -> list[ProcessFigures]:
         """What all processes of all machines have told that are not known to be gone, in the order of their names."""
-        found = {told.worker: told for told in super().read()}
+        here = {told.worker: told for told in self._told_lately()}
+        found = dict(here)
 
         def look(redis: Any) -> None:
             workers = [name.decode() for name in redis.zrange(self._names, 0, -1)]
@@ -78,7 +79,11 @@ class SharedFigures(StateFolder):
                         found[told.worker] = told
 
         self._unless_away(look)
-        return [found[worker] for worker in sorted(found)]
+        # Those that have died are left out last, since Redis still has what they told. Whom only Redis knows may be
+        # another machine's, though its host has the name of this one.
+        return [
+            told for _, told in sorted(found.items()) if told is not here.get(told.worker) or not has_died(told.worker)
+        ]
 
     def _name_of(self, worker: str) -> str:
         return f"{self._settings.prefix}:figures:{worker}"

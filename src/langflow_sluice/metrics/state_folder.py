@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -53,6 +54,9 @@ class StateFolder:
 
     def read(self) -> list[ProcessFigures]:
         """What all processes have told that are not known to be gone, in the order of their names."""
+        return [told for told in self._told_lately() if not has_died(told.worker)]
+
+    def _told_lately(self) -> list[ProcessFigures]:
         found = []
         now = time.time()
         try:
@@ -79,6 +83,21 @@ class StateFolder:
         if hasattr(os, "getuid") and self.path.stat().st_uid != os.getuid():
             msg = f"{self.path} belongs to another user"
             raise PermissionError(msg)
+
+
+def has_died(worker: str) -> bool:
+    """Whether it was a process of this machine and is none any more: killed, it could not take back what it told."""
+    host, _, pid = worker.rpartition(":")
+    # On Windows the signal 0 is one that is sent.
+    if os.name != "posix" or host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # it is another user's
+        return False
+    return False
 
 
 def state_folder() -> StateFolder:
