@@ -128,6 +128,7 @@ def serve(flows: dict[str, Callable[[Run], Awaitable[Response | dict[str, Any]]]
     )
     server = uvicorn.Server(config)
     sock = listen()
+    sock.listen()
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])), daemon=True)
     thread.start()
     try:

@@ -95,7 +95,8 @@ def test_percentiles_agree_with_those_that_the_server_has_measured(
     monkeypatch.setattr("langflow_sluice.load.plan.ALONE", 2)
     with serve({"uneven": uneven}) as (url, seen):
         words = ("--concurrency", "10", "--requests", "20", "--warm-up", "0", "--json", str(tmp_path / "r.json"))
-        assert run_load("uneven", "--url", url, *words).exit_code == 0
+        result = run_load("uneven", "--url", url, *words)
+    assert result.exit_code == 0, result.output
     alone, loaded = figures(tmp_path / "r.json")
     assert (alone["requests"], loaded["requests"]) == (2, 20)
     for stage, measured in ((alone, seen.seconds[:2]), (loaded, seen.seconds[2:])):
@@ -339,4 +340,6 @@ def test_ctrl_c_ends_the_run_with_what_was_measured_until_then(tmp_path: Path) -
     # The sixth call came back; those in flight and those to come did not.
     assert (two["succeeded"], two["unsent"]) == (1, 5 - two["requests"])
     (flow,) = json.loads((tmp_path / "r.json").read_text())["flows"]
-    assert flow["verdict"] == "holds"
+    # Nothing was seen under load that one could call holding.
+    assert flow["verdict"] == "stopped"
+    assert flow["explanation"].endswith("Stopped before anything could be said of it under load.")

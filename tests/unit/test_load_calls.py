@@ -160,12 +160,15 @@ async def test_a_cancelled_drive_leaves_no_call_behind() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_an_error_of_the_driver_itself_is_no_failed_call() -> None:
+async def test_an_error_of_the_driver_itself_fails_its_call_and_no_other() -> None:
     async def send() -> None:
-        raise ZeroDivisionError
+        if under_way.done == 1:
+            raise ZeroDivisionError("canary")
 
-    with pytest.raises(ZeroDivisionError):
-        await drive(closed(2, 4), send).run()
+    under_way = drive(closed(1, 4), send)
+    failures = [call.failure for call in (await under_way.run()).calls if call.failure is not None]
+    assert [failure.kind for failure in failures] == ["error"]
+    assert "ZeroDivisionError" in failures[0].text
 
 
 def test_failures_are_grouped_by_what_explain_says_of_them() -> None:
@@ -214,3 +217,57 @@ def test_a_question_that_is_a_word_of_the_error_does_not_hide_its_cause() -> Non
     (cause,) = causes_of([Failure("error", "FATAL: sorry, too many clients already", 500)], hidden)
     assert cause.code == "too_many_clients"
     assert "clients" not in cause.example
+
+
+QUESTION = "Which captains of the Blaue Schiffsgesellschaft für Öl signed the Rotterdam charter, and why did they then?"
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        *(QUESTION, QUESTION[:60], QUESTION[17:48], QUESTION[-40:]),
+        *(QUESTION.replace(" ", between) for between in ("\n   ", "\\n", "  ", " \x1b[31m", "\u200b ")),
+        *(json.dumps(QUESTION), json.dumps(json.dumps(QUESTION)), ascii(QUESTION), repr(QUESTION.replace(" ", "\n"))),
+    ],
+)
+@pytest.mark.parametrize("where", ["input", "tweak"])
+def test_a_part_of_what_was_asked_is_hidden_however_it_is_quoted(quoted: str, where: str) -> None:
+    asked = Asked((QUESTION,)) if where == "input" else Asked(("Hello",), {"Prompt-1": {"template": ["Be", QUESTION]}})
+    (cause,) = causes_of([Failure("error", f"Error building X: was asked <{quoted}> oddly", 500)], Hidden.of(asked))
+    begins, _, ends = cause.example.partition("***")
+    assert begins.strip("\"\\' ") == "Error building X: was asked <"
+    assert ends.strip("\"\\?' ") == "> oddly"
+
+
+def test_the_name_of_a_model_is_no_secret_though_it_is_a_tweaks_value() -> None:
+    hidden = Hidden.of(Asked(("Hello",), {"Model-1": {"model": "gpt-9-mini", "api_key": "key-9-mini"}}))
+    assert hidden.out_of("The model gpt-9-mini does not know key-9-mini") == "The model gpt-9-mini does not know ***"
+
+
+def test_a_short_question_is_hidden_with_other_spaces_too() -> None:
+    assert Hidden.of(Asked(("Who  is  it?",))).out_of("asked: Who is it?") == "asked: ***"
+
+
+@pytest.mark.parametrize("at", range(-40, 41, 5))
+@pytest.mark.parametrize("of", ["head", "tail"])
+def test_a_long_error_is_hidden_before_it_is_cut(at: int, of: str) -> None:
+    secret, most = "canaries sing in the old harbour at dawn, and sk-canary-0123456789", 4000
+    filler = "word " * 4000
+    place = most + at if of == "head" else len(filler) - most + at
+    text = f"{filler[:place]} {secret} {filler[place:]}"
+    hidden = Hidden.of(Asked((secret,)))
+    for body, status in ((text.encode(), 500), (answer({"text": text, "error": True}), 200)):
+        failure = judged(status, body, hidden)
+        assert failure is not None
+        assert len(failure.text) <= 8001
+        assert {each for each in failure.text.split() if each not in "word" and each.strip("*")} == set()
+
+
+def test_an_error_cannot_steer_a_terminal_and_can_be_written() -> None:
+    evil = "Error building \x1b[2J\x1b]0;owned\x07X:\x9b31m\x1b odd\x08\r\ntwice\u2028\u202e\ud800 港"
+    for text in (evil, f"{evil} FATAL: sorry, too many clients already"):
+        (cause,) = causes_of([Failure("error", text, 500)], Hidden(()))
+        assert cause.example.isprintable()
+        assert cause.example.encode()
+    (cause,) = causes_of([Failure("error", evil, 500)], Hidden(()))
+    assert cause.example == "Error building X:? odd? twice ? 港"

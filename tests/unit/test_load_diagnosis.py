@@ -29,7 +29,7 @@ def stage(at_once: int, per_s: float, *failures: Failure, requests: int = 20, **
         "unsent": 0,
         "seconds": succeeded / per_s if per_s else 10.0,
         "latency": Latency(0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
-        "success_latency": Latency(),
+        "success_latency": Latency(0.4, 0.4, 0.4, 0.4, 0.4, 0.4),
         "causes": causes_of(failures, Hidden(())),
         "split": NOTHING,
         "connections": None,
@@ -138,12 +138,73 @@ def test_an_open_loop_that_falls_behind_is_a_scaling_problem() -> None:
     assert find([stage(1, 2), at(5, 4.2)], (), None).verdict == "holds"
 
 
+def test_a_stage_for_which_the_time_did_not_suffice_does_not_hold() -> None:
+    ended = stage(50, 0.33, *[CUT_OFF] * 50, requests=90, unsent=10, seconds=120.0)
+    finding = find([stage(1, 0.2), stage(20, 0.4), ended], (), None)
+    assert (finding.verdict, finding.dependency) == ("not finished", "")
+    assert "At most with 20 at once: 20 of 20 calls answered" in finding.explanation
+    told = "With 50 at once it did not finish: of 100 calls 40 were answered, 50 given up and 10 not sent. Raise --max-"
+    assert told in finding.explanation
+
+
+@pytest.mark.parametrize(
+    ("alone", "loaded", "verdict"),
+    [
+        (stage(1, 2), stage(20, 8, unsent=1), "not finished"),
+        (stage(1, 2), stage(20, 8, CUT_OFF, CUT_OFF), "not finished"),
+        (stage(1, 2), stage(20, 8, CUT_OFF), "holds"),
+        # A server that is slow at all levels is not brought down by any.
+        (stage(1, 2, unsent=3), stage(20, 8), "not finished"),
+        (stage(1, 2), stage(7, 1, kind="open loop", rate_per_s=5.0, seconds=4.0, unsent=30), "not finished"),
+        # What gives way besides is worse.
+        (stage(1, 2), stage(20, 8, ODD, unsent=30), "scaling problem"),
+        (stage(1, 2), stage(20, 0.5, CUT_OFF, unsent=30), "scaling problem"),
+        (stage(1, 2), stage(20, 0, *[CUT_OFF] * 20, unsent=30), "scaling problem"),
+        (stage(1, 2), stage(7, 1, kind="open loop", rate_per_s=5.0, seconds=9.0, unsent=30), "scaling problem"),
+        (stage(1, 2, ODD, unsent=5), stage(20, 8), "bug"),
+    ],
+)
+def test_what_is_left_undone_counts_unless_something_else_gives_way(alone: Stage, loaded: Stage, verdict: str) -> None:
+    assert find([alone, loaded], (), None).verdict == verdict
+
+
+def test_a_stage_that_failed_tells_also_what_it_left_undone_and_one_before_it_is_not_called_right() -> None:
+    stages = [stage(1, 2), stage(5, 6), stage(10, 6, unsent=4), stage(20, 5, ODD, CUT_OFF, unsent=70)]
+    told = find(stages, (), None).explanation
+    assert "Still right with 5 at once" in told
+    assert "With 10 at once it did not finish: of 24 calls 20 were answered, 4 not sent." in told
+    assert "With 20 at once 1 of 20 calls failed (1 unknown), 1 given up and 70 not sent." in told
+
+
+def test_an_open_loop_has_until_its_last_call_is_due_and_no_longer() -> None:
+    def at(seconds: float) -> str:
+        # Two calls at one a second: the second is due after 1 s, and one call takes 0.5 s.
+        loaded = stage(2, 1, requests=2, kind="open loop", rate_per_s=1.0, seconds=seconds)
+        return find([stage(1, 2), loaded], (), None).verdict
+
+    assert (at(1.8), at(2.0)) == ("holds", "scaling problem")
+
+
+def left_open(*connections: int) -> bool:
+    looks = [sample(10.0 + number, connections=each) for number, each in enumerate(connections)]
+    # The next stage's are not those of calls made one at a time.
+    looks.append(sample(205.0, connections=90))
+    told = find([stage(1, 2), stage(20, 8)], looks, 97).explanation
+    assert "PGVector" not in told
+    left = f"These 20 calls alone left {connections[-1] - connections[0]} more connections to the database open"
+    assert (left in told) == ("more connections" in told)
+    return left in told
+
+
 def test_connections_that_outlast_their_calls_are_told_of() -> None:
-    rising = [sample(10.0 + number, connections=2 + number) for number in range(9)]
-    finding = find([stage(1, 2), stage(20, 8)], rising, 97)
-    assert "20 calls alone opened 8 connections to the database that stayed open" in finding.explanation
-    steady = [sample(10.0 + number, connections=6) for number in range(9)]
-    assert "stayed open" not in find([stage(1, 2), stage(20, 8)], steady, 97).explanation
+    assert left_open(2, 3, 4, 5, 6, 7, 8, 9, 10)
+    assert not left_open(6, 6, 6, 6)
+    # Opened for each call and closed after it.
+    assert not left_open(2, 12, 2, 14, 3)
+    # A pool that fills and is full.
+    assert not left_open(2, 12, 12, 12, 12, 12)
+    # Somebody else's, in the end.
+    assert not left_open(2, 2, 2, 2, 2, 30)
 
 
 def test_two_flows_are_set_against_each_other_at_the_highest_level_that_both_had() -> None:
@@ -155,6 +216,15 @@ def test_two_flows_are_set_against_each_other_at_the_highest_level_that_both_had
     assert "at most: 9 with safe, 96 with unsafe." in text
     assert compared(safe, safe).startswith("Of both the verdict is the same: holds.")
     assert compared(unsafe, unsafe).startswith("Of both the verdict is the same: scaling problem (database).")
+
+
+def test_how_long_calls_took_is_told_of_those_that_were_answered() -> None:
+    slow = {"latency": Latency(9.0, 9.0, 9.0, 9.0, 9.0, 9.0)}
+    safe, unsafe = flow("safe", stage(1, 2), stage(5, 6)), flow("unsafe", stage(1, 2), stage(5, 3, SLOTS, **slow))
+    text = compared(safe, unsafe)
+    assert "unsafe 19 of 20 calls answered, 3 a second, p95 of these 0.4 s" in text
+    none = flow("none", stage(1, 2), stage(5, 0, *[SLOTS] * 20, **slow))
+    assert "none 0 of 20 calls answered." in compared(safe, none)
 
 
 @pytest.mark.parametrize("failures", [(), (SLOTS,), (TIMEOUT,) * 20, (ODD,) * 20, (CUT_OFF,) * 20])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from langflow_sluice.guard.histogram import BOUNDS_S
+from langflow_sluice.load.database import Connections
 from langflow_sluice.load.drive import Call, Drive, Driven
 from langflow_sluice.load.guards import GuardsLook, GuardTotals, stands_before
 from langflow_sluice.load.plan import StagePlan
@@ -159,3 +161,55 @@ async def test_samples_are_taken_at_a_stages_ends_and_none_outside(folder: State
         assert watch.samples == taken
     assert len(taken) >= 2
     assert {(each.guard_in_flight, each.guard_waiting, each.connections) for each in taken} == {(2, 9, None)}
+
+
+class SilentDatabase:
+    """Stands in for one that has stopped answering, until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.goes_on = threading.Event()
+
+    def connections(self) -> Connections:
+        self.asked.set()
+        self.goes_on.wait()
+        return Connections(1, 1)
+
+    def worked_s(self) -> float:
+        self.goes_on.wait()
+        return 1.0
+
+
+async def test_a_database_that_is_silent_keeps_no_stage_from_beginning_and_none_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("langflow_sluice.load.watch._PATIENCE_S", 0.02)
+    database = SilentDatabase()
+    drive = Drive(StagePlan("closed loop", 1, 1), asyncio.Event().wait, max_seconds=1, stop=asyncio.Event())
+    try:
+        with Watch(database, None) as watch:  # type: ignore[arg-type]
+            assert (await watch.edge()).database_s is None
+            await watch.begin(drive)
+            await watch.end()
+            assert watch.samples == ()
+        thread = watch._thread
+        assert thread.is_alive()
+    finally:
+        database.goes_on.set()
+    thread.join()
+    # What it says in the end is of a stage that is over.
+    assert watch.samples == ()
+
+
+async def test_nothing_is_held_while_a_database_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langflow_sluice.load.watch._PATIENCE_S", 0.02)
+    database = SilentDatabase()
+    drive = Drive(StagePlan("closed loop", 1, 1), asyncio.Event().wait, max_seconds=1, stop=asyncio.Event())
+    try:
+        with Watch(database, None) as watch:  # type: ignore[arg-type]
+            await watch.begin(drive)
+            assert await asyncio.to_thread(database.asked.wait, 30)
+            assert watch._lock.acquire(timeout=10)
+            watch._lock.release()
+    finally:
+        database.goes_on.set()

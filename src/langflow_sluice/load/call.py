@@ -8,6 +8,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from langflow_sluice.load.causes import Hidden
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -22,6 +24,8 @@ _OK = 200
 # Servers close a connection that was idle for 5 s; a call that is sent at that moment would be lost.
 _KEEP_IDLE_S = 2.0
 _LONGEST_TEXT = 8000
+# Of longer ones nobody looks at the middle at all, since that takes time in which no other call goes on.
+_MOST_READ = 4 * _LONGEST_TEXT
 _NESTED = 3
 
 
@@ -31,7 +35,7 @@ class Failure:
 
     Attributes:
         kind: ``error`` if Langflow has told one, which stands in ``text``; else what became of the call.
-        text: The server's own words.
+        text: The server's own words; many of them are shortened, and then hold nothing any more that is to be hidden.
         status: HTTP status; 0 where there was no answer.
     """
 
@@ -41,6 +45,7 @@ class Failure:
 
 
 CUT_OFF: Final = Failure("cut_off")
+_NOTHING: Final = Hidden(())
 
 
 class Caller:
@@ -65,6 +70,7 @@ class Caller:
         self._path = f"/api/v1/run/{flow.id}"
         self._inputs = itertools.cycle(what.inputs)
         self._tweaks = dict(what.tweaks)
+        self._hidden = Hidden.of(what, key)
         self._session = f"sluice-load-{secrets.token_hex(4)}"
         self._sent = 0
         limits = httpx.Limits(
@@ -109,17 +115,22 @@ class Caller:
             return Failure("unreachable")
         except httpx.HTTPError:
             return Failure("broke_off")
-        return judged(response.status_code, response.content)
+        return judged(response.status_code, response.content, self._hidden)
 
 
-def judged(status: int, body: bytes) -> Failure | None:
+def judged(status: int, body: bytes, hidden: Hidden = _NOTHING) -> Failure | None:
     """What an answer of ``POST /api/v1/run`` comes to: None for a result, else why it is none.
 
     An answer with status 200 fails too if it holds no result, or a message that is marked as an error: some nodes
     answer with one instead of failing.
+
+    Args:
+        status: HTTP status.
+        body: The answer.
+        hidden: What must not be shown.
     """
     if status != _OK:
-        return Failure("error", _told(body), status)
+        return Failure("error", _cut(_told(body), hidden), status)
     try:
         answer = json.loads(body)
     except ValueError:
@@ -127,7 +138,7 @@ def judged(status: int, body: bytes) -> Failure | None:
     results = list(_results(answer))
     for each in results:
         if isinstance(each, dict) and _is_error(each):
-            return Failure("error", _cut(str(each.get("text") or _inner(each).get("text") or "")), status)
+            return Failure("error", _cut(str(each.get("text") or _inner(each).get("text") or ""), hidden), status)
     return None if any(_holds_something(each) for each in results) else Failure("no_result", status=status)
 
 
@@ -171,10 +182,15 @@ def _told(body: bytes) -> str:
             break
         if isinstance(told, dict):
             told = told.get("detail") or told.get("message") or ""
-    return _cut(told if isinstance(told, str) and told else text)
+    return told if isinstance(told, str) and told else text
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, hidden: Hidden) -> str:
     if len(text) <= _LONGEST_TEXT:
         return text
-    return f"{text[: _LONGEST_TEXT // 2]}\n{text[-_LONGEST_TEXT // 2 :]}"
+    # Before it is cut: of half a key nobody knows any more that it is one.
+    return _ends(hidden.out_of(_ends(text, _MOST_READ)), _LONGEST_TEXT)
+
+
+def _ends(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}\n{text[-most // 2 :]}"

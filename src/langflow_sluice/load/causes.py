@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from langflow_sluice.explain.masking import MASK, masked
+from langflow_sluice.load.printable import on_a_line, printable
+from langflow_sluice.load.quotes import quotes, runs_of, without
 from langflow_sluice.load.results import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from langflow_sluice.explain.diagnosis import Diagnosis
     from langflow_sluice.load.call import Failure, Kind
     from langflow_sluice.load.plan import Asked
 
@@ -61,36 +64,48 @@ class Hidden:
     """What no report may show, though a server's error may quote it.
 
     Attributes:
-        texts: The longest first.
+        texts: Short ones, hidden where they stand as a whole; the longest first.
+        runs: Of long ones, which are hidden where a part of them stands; see ``quotes``.
     """
 
     texts: tuple[str, ...]
+    runs: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, what: Asked, *secrets: str) -> Hidden:
         """Of what calls carry, and the secrets that were given."""
-        plain = {*what.inputs, *_secrets_in(what.tweaks), *secrets}
-        lines = {line.strip() for text in plain for line in text.splitlines()}
-        texts = {form for text in plain | lines for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1])}
-        kept = {text for text in texts if len(text) >= _SHORTEST_SECRET}
-        return cls(tuple(sorted(kept, key=len, reverse=True)))
+        tweaks = list(_texts_in(what.tweaks))
+        plain = {*what.inputs, *(text for name, text in tweaks if _SECRET_NAME.search(name)), *secrets}
+        runs = frozenset[str]().union(*map(runs_of, plain), *(runs_of(text) for _, text in tweaks))
+        # A short value of a tweak may be the name of a model, which an error has to name.
+        short = {part.strip() for text in plain for part in (text, *text.splitlines()) if not runs_of(part)}
+        forms = {form for text in short for form in (*_escaped(text), *_escaped(" ".join(text.split())))}
+        kept = {form for form in forms if len(form) >= _SHORTEST_SECRET}
+        return cls(tuple(sorted(kept, key=len, reverse=True)), runs)
 
     def out_of(self, text: str) -> str:
-        """The text without all that, and without what looks like a credential."""
+        """The text without all that, without what looks like a credential, and fit to be shown."""
+        text = printable(text)
+        text = without(text, quotes(text, self.runs), MASK)
         for each in self.texts:
             text = text.replace(each, MASK)
         return masked(text)
 
 
-def _secrets_in(tweaks: Any, name: str = "") -> Iterator[str]:
-    if isinstance(tweaks, str) and _SECRET_NAME.search(name):
-        yield tweaks
+def _escaped(text: str) -> tuple[str, str, str]:
+    return text, json.dumps(text)[1:-1], repr(text)[1:-1]
+
+
+def _texts_in(tweaks: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """All texts among the values, each with the name that it goes by."""
+    if isinstance(tweaks, str):
+        yield name, tweaks
     elif isinstance(tweaks, (list, tuple)):
         for each in tweaks:
-            yield from _secrets_in(each, name)
+            yield from _texts_in(each, name)
     elif isinstance(tweaks, dict):
         for key, value in tweaks.items():
-            yield from _secrets_in(value, str(key))
+            yield from _texts_in(value, str(key))
 
 
 def causes_of(failures: Iterable[Failure], hidden: Hidden) -> tuple[Cause, ...]:
@@ -104,24 +119,31 @@ def causes_of(failures: Iterable[Failure], hidden: Hidden) -> tuple[Cause, ...]:
     counted = Counter(failures)
     found: dict[str, Cause] = {}
     for failure, count in counted.items():
-        cause = _cause_of(failure, hidden)
-        known = found.get(cause.code)
-        found[cause.code] = replace(known or cause, count=(known.count if known else 0) + count)
+        diagnosis = _diagnosis_of(failure) if failure.kind == "error" else None
+        code = diagnosis.cause if diagnosis else UNKNOWN if failure.kind == "error" else failure.kind
+        known = found.get(code) or _cause_of(failure, diagnosis, hidden)
+        found[code] = replace(known, count=known.count + count)
     return tuple(sorted(found.values(), key=lambda each: -each.count))
 
 
-def _cause_of(failure: Failure, hidden: Hidden) -> Cause:
+def _diagnosis_of(failure: Failure) -> Diagnosis | None:
+    from langflow_sluice.explain.scan import explain_text
+
+    # Read from the text as it came, since what is hidden could be a word of the error.
+    root = explain_text(failure.text).root
+    return root.diagnosis if root else None
+
+
+def _cause_of(failure: Failure, diagnosis: Diagnosis | None, hidden: Hidden) -> Cause:
     if failure.kind != "error":
         return Cause(failure.kind, *_OWN[failure.kind], is_load=None, count=0, example="")
     from langflow_sluice.explain.scan import explain_text
 
     shown = hidden.out_of(failure.text)
-    root = explain_text(failure.text).root
-    if root is None:
-        what = f"Langflow answered {failure.status} with an error that Sluice does not know."
+    if diagnosis is None:
+        who = f"Langflow answered {failure.status}" if failure.status else "A call failed"
+        what = f"{who} with an error that Sluice does not know."
         return Cause(UNKNOWN, UNKNOWN, what, "", is_load=None, count=0, example=_shortened(shown))
-    diagnosis = root.diagnosis
-    # Read from the text as it came, since what is hidden could be a word of the error; shown from the other.
     same = next((each for each in explain_text(shown).findings if each.diagnosis.cause == diagnosis.cause), None)
     return Cause(
         diagnosis.cause,
@@ -135,7 +157,7 @@ def _cause_of(failure: Failure, hidden: Hidden) -> Cause:
 
 
 def _shortened(text: str) -> str:
-    line = " ".join(text.split())
+    line = on_a_line(text)
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN].rstrip()}..."
 
 

@@ -97,7 +97,7 @@ def _latency(ax: Axes, flow: FlowResult, sheet: Sheet) -> None:
             "p99": per_stage(each, lambda stage: stage.latency.p99_s),
         }
 
-    by_stage(ax, flow, sheet, "time of a call", words.tick_seconds)
+    by_stage(ax, flow, sheet, "time of a call, failed ones included", words.tick_seconds)
     greatest = sheet.most(lambda each: [*chain(*of(each).values())])
     inverse = sheet.most(lambda each: [1 / value for value in chain(*of(each).values()) if value > 0])
     least = 1 / inverse if inverse else 0.0

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langflow_sluice.load.database import DatabaseLook
     from langflow_sluice.load.guards import GuardsLook
+    from langflow_sluice.load.plan import Asked
     from langflow_sluice.load.results import LoadReport
 
+_WRONG = 2
 _INTERRUPTED = 130
-_WIDTH = 140  # of what is not read on a terminal
 
 
 class Arrivals(str, Enum):
@@ -25,6 +28,7 @@ class Arrivals(str, Enum):
 
 
 def load(
+    ctx: typer.Context,
     flow: Annotated[str, typer.Argument(metavar="FLOW", help="Endpoint name, name or id of a flow on the server.")],
     against: Annotated[
         str, typer.Option(help="A second flow to compare with; it runs after the first, so name the safer one first.")
@@ -63,7 +67,8 @@ def load(
         Path | None,
         typer.Option(
             envvar="SLUICE_STATE_DIR",
-            help="The server's state folder; by default the one of the same user and Langflow database settings.",
+            help="The server's state folder; by default the one of the same user and Langflow database settings. Of a"
+            " server on another machine it counts only if given here.",
         ),
     ] = None,
     out: Annotated[
@@ -77,23 +82,20 @@ def load(
 ) -> None:
     """Loads a flow through Langflow's API and says whether it holds, and if not, what gives way and what to change.
 
-    Exits with 0 if every flow holds, 1 if one does not, 2 if something is wrong with what was asked for, and 130 if
-    Ctrl-C has ended it; what was measured until then is shown and written.
+    Exits with 0 if every flow holds, 1 if one does not, 2 if something is wrong with what was asked for or a file could
+    not be written, and 130 if Ctrl-C or SIGTERM has ended it; what was measured until then is written and shown.
     """
     import contextlib
-
-    from rich.console import Console
 
     from langflow_sluice.errors import SluiceError
     from langflow_sluice.load.diagnosis import HOLDS
     from langflow_sluice.load.plan import asked, stages_of
+    from langflow_sluice.load.printable import printable
     from langflow_sluice.load.run import LoadOptions, run_load
-    from langflow_sluice.load.show import LiveProgress, show
+    from langflow_sluice.load.show import LiveProgress, Screen, show
     from langflow_sluice.load.target import checked_address
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH)
+    console = Screen()
     if concurrency is None and rate is None:
         concurrency = ",".join(level for level in ("1", "5", "20", "50") if int(level) <= requests)
     try:
@@ -101,9 +103,12 @@ def load(
             files = _files(out, {"json": json_file, "html": html_file, "png": png_file})
             stages = stages_of(concurrency, rate, requests=requests, max_in_flight=max_in_flight, arrival=arrival.value)
             what = asked(input_text, inputs, tweaks)
+            _check_sendable(what, api_key)
             address = checked_address(url, allow_remote=allow_remote)
+            source = ctx.get_parameter_source("state_dir")
+            named = state_dir if source is not None and source.name == "COMMANDLINE" else None
             # A server elsewhere leaves its figures there; what lies in the folder here is another one's.
-            guards = _guards(state_dir) if address.is_local or state_dir is not None else None
+            guards = _guards(named) if address.is_local or named is not None else None
             database = _database(database_url)
             if database is not None:
                 stack.callback(database.close)
@@ -123,14 +128,38 @@ def load(
             with LiveProgress(console) as progress:
                 report, stopped = run_load(options, progress)
     except SluiceError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+        typer.echo(printable(str(error)), err=True)
+        raise typer.Exit(_WRONG) from None
+    # First what lasts: nobody can say what becomes of a terminal or a pipe.
+    written = _write(report, files) if report.flows else {}
     show(console, report, stopped=stopped)
-    if report.flows:
-        _write(report, files)
+    with contextlib.suppress(OSError):
+        for path, problem in written.items():
+            typer.echo(f"Not written: {path} ({problem})" if problem else f"Written: {path}", err=True)
     if stopped:
         raise typer.Exit(_INTERRUPTED)
+    if any(written.values()):
+        raise typer.Exit(_WRONG)
     raise typer.Exit(0 if all(each.verdict == HOLDS for each in report.flows) else 1)
+
+
+def _check_sendable(what: Asked, api_key: str) -> None:
+    import json
+
+    from langflow_sluice.errors import InvalidInput
+
+    option = "tweaks"
+    try:
+        json.dumps(what.tweaks, allow_nan=False, ensure_ascii=False).encode()
+        option = "input"
+        json.dumps(what.inputs, ensure_ascii=False).encode()
+    except ValueError:  # also that of the encoding; its words would quote the value
+        problem = "it holds what JSON cannot carry: NaN, Infinity or half of a character"
+        fix = "Leave it out, or write it in another way."
+        raise InvalidInput.of(option, "(not shown)", problem, fix=fix) from None
+    if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        problem = "it holds characters that no key has"
+        raise InvalidInput.of("api-key", "(not shown)", problem, fix="Copy it once more, without spaces.")
 
 
 def _guards(state_dir: Path | None) -> GuardsLook:
@@ -173,18 +202,38 @@ def _files(out: Path | None, files: dict[str, Path | None]) -> dict[str, Path]:
     return chosen
 
 
-def _write(report: LoadReport, files: dict[str, Path]) -> None:
+def _write(report: LoadReport, files: dict[str, Path]) -> dict[Path, str]:
+    """Writes each file whatever becomes of the others, first the one that holds all; returns what went wrong with each.
+
+    That is empty where nothing did.
+    """
+    return {path: _problem_with(_WRITERS[kind], report, path) for kind, path in files.items()}
+
+
+def _problem_with(write: Callable[[LoadReport, Path], None], report: LoadReport, path: Path) -> str:
+    try:
+        write(report, path)
+    except Exception as error:  # noqa: BLE001 - what was measured is worth more than a picture of it
+        return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    return ""
+
+
+def _write_json(report: LoadReport, path: Path) -> None:
     import json
 
-    if "json" in files:
-        files["json"].write_text(json.dumps(report.to_dict(), indent=2) + "\n", "utf-8")
-    if "html" in files:
-        from langflow_sluice.load.page import write_page
+    path.write_text(json.dumps(report.to_dict(), indent=2) + "\n", "utf-8")
 
-        write_page(report, files["html"])
-    if "png" in files:
-        from langflow_sluice.load.pictures import write_png
 
-        write_png(report, files["png"])
-    for path in files.values():
-        typer.echo(f"Written: {path}", err=True)
+def _write_html(report: LoadReport, path: Path) -> None:
+    from langflow_sluice.load.page import write_page
+
+    write_page(report, path)
+
+
+def _write_png(report: LoadReport, path: Path) -> None:
+    from langflow_sluice.load.pictures import write_png
+
+    write_png(report, path)
+
+
+_WRITERS = {"json": _write_json, "html": _write_html, "png": _write_png}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langflow_sluice.load.diagnosis import HOLDS, level
+from langflow_sluice.load.diagnosis import HOLDS, figures_of, level
 
 if TYPE_CHECKING:
     from langflow_sluice.load.results import FlowResult, Stage
@@ -56,10 +56,7 @@ def _figures(one: str, other: str, mine: Stage, others: Stage) -> str:
 
 
 def _line(flow: str, stage: Stage) -> str:
-    return (
-        f"{flow} {stage.succeeded} of {stage.requests} calls answered,"
-        f" {stage.throughput_per_s:.2g} a second, p95 {stage.latency.p95_s:.2g} s"
-    )
+    return f"{flow} {figures_of(stage)}"
 
 
 def _most_connections(flow: FlowResult) -> int | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from langflow_sluice.load.blame import blamed, failures
 from langflow_sluice.load.causes import NO_ANSWER
+from langflow_sluice.load.plan import spread_s
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -24,10 +25,16 @@ COLLAPSE: Final = 0.5
 BEHIND: Final = 1.25
 """An open loop falls behind if it takes a quarter longer than its calls were spread over and one call takes alone."""
 
+FEW: Final = 0.05
+"""Of so many of its calls a stage may run out of time and has finished all the same."""
+
 # One call may use several, and a pool keeps a few.
 _WITHOUT_WORRY = 4
+# What grows with the calls has grown by so much of the whole in each half of them; a pool that fills has not.
+_STILL_GROWS = 0.25
 
 HOLDS, SCALING, BUG, SILENT = "holds", "scaling problem", "bug", "no answer"
+NOT_FINISHED = "not finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +60,21 @@ def find(stages: Sequence[Stage], samples: Sequence[Sample], max_connections: in
     if _failed(alone) or not alone.succeeded:
         return _not_even_alone(alone, knee, _left_open(alone, loaded, samples))
     giving_way = [stage for stage in loaded if _gives_way(stage, alone, stages)]
+    unfinished = [stage for stage in stages if stage not in giving_way and _is_unfinished(stage)]
+    whole = [stage for stage in loaded if stage not in giving_way and stage not in unfinished]
     told = [_holding(alone, "One at a time"), _left_open(alone, loaded, samples)]
     if not giving_way:
-        if loaded:
-            told.append(_holding(max(loaded, key=lambda stage: (stage.rate_per_s, stage.concurrency)), "At most"))
+        if whole:
+            told.append(_holding(max(whole, key=lambda stage: (stage.rate_per_s, stage.concurrency)), "At most"))
+        if unfinished:
+            told += [*map(_did_not_finish, unfinished), _MORE_TIME]
         told.append(_knee_told(knee, stages))
-        return Finding(knee, HOLDS, " ".join(filter(None, told)), "")
+        return Finding(knee, NOT_FINISHED if unfinished else HOLDS, " ".join(filter(None, told)), "")
     first = giving_way[0]
-    held = [stage for stage in loaded if stage.begins_s < first.begins_s]
+    held = [stage for stage in whole if stage.begins_s < first.begins_s]
     if held:
         told.append(_holding(held[-1], "Still right"))
+    told += [_did_not_finish(stage) for stage in unfinished if stage.begins_s < first.begins_s]
     blame = blamed(giving_way, samples, max_connections)
     told += [_gave_way(first), *([] if len(giving_way) == 1 else [_gave_way(giving_way[-1])])]
     told += [blame.why, blame.fix, _knee_told(knee, stages)]
@@ -89,9 +101,25 @@ def level(stage: Stage) -> str:
     return "one at a time" if stage.kind == "one at a time" else f"with {stage.concurrency} at once"
 
 
+def figures_of(stage: Stage) -> str:
+    """What came of a stage, as part of a sentence; how long calls took is told of those that were answered."""
+    answered = f"{stage.succeeded} of {stage.requests} calls answered"
+    if not stage.succeeded:
+        return answered
+    return f"{answered}, {stage.throughput_per_s:.2g} a second, p95 of these {stage.success_latency.p95_s:.2g} s"
+
+
 def _failed(stage: Stage) -> int:
     """Calls that failed by themselves, and not because the run had no more time for them."""
     return sum(cause.count for cause in stage.causes if cause.code != "cut_off")
+
+
+def _given_up(stage: Stage) -> int:
+    return sum(cause.count for cause in stage.causes if cause.code == "cut_off")
+
+
+def _is_unfinished(stage: Stage) -> bool:
+    return bool(stage.unsent) or _given_up(stage) > FEW * stage.requests
 
 
 def _gives_way(stage: Stage, alone: Stage, stages: Sequence[Stage]) -> bool:
@@ -104,20 +132,24 @@ def _gives_way(stage: Stage, alone: Stage, stages: Sequence[Stage]) -> bool:
 
 
 def _is_behind(stage: Stage, alone: Stage) -> bool:
-    planned_s = stage.requests / stage.rate_per_s + alone.latency.max_s
-    return stage.seconds > BEHIND * planned_s
+    # Of one that was ended all were due before the first that was not sent.
+    due = stage.requests + 1 if stage.unsent else stage.requests
+    return stage.seconds > BEHIND * (spread_s(due, stage.rate_per_s) + alone.latency.max_s)
 
 
 def _left_open(alone: Stage, loaded: Sequence[Stage], samples: Sequence[Sample]) -> str:
-    """Says it if calls that are made one at a time open connections that outlast them."""
+    """Says it if calls that are made one at a time leave more and more connections open."""
     until = min((stage.begins_s for stage in loaded), default=math.inf)
     counted = [each.connections for each in samples if each.connections is not None and each.at_s < until]
-    if not counted or max(counted) - counted[0] <= _WITHOUT_WORRY:
+    if not counted:
         return ""
-    opened = max(counted) - counted[0]
+    halfway = counted[len(counted) // 2]
+    left = counted[-1] - counted[0]
+    if left <= _WITHOUT_WORRY or min(halfway - counted[0], counted[-1] - halfway) < _STILL_GROWS * left:
+        return ""
     return (
-        f"These {alone.requests} calls alone opened {opened} connections to the database that stayed open: with enough"
-        " calls it runs out of them at any level. Stock PGVector nodes do that; Pooled PG Retriever does not."
+        f"These {alone.requests} calls alone left {left} more connections to the database open than there were, and"
+        " their number grew from call to call: with enough calls it runs out of them at any level."
     )
 
 
@@ -144,21 +176,34 @@ _LOOK = "Run the flow on the canvas with the same input, and look at the node th
 
 
 def _holding(stage: Stage, where: str) -> str:
-    answered = f"{stage.succeeded} of {stage.requests} calls answered"
-    figures = f"{stage.throughput_per_s:.2g} a second, p95 {stage.latency.p95_s:.2g} s"
     what = "" if stage.kind == "one at a time" else f" {level(stage)}"
-    return f"{where}{what}: {answered}, {figures}."
+    return f"{where}{what}: {figures_of(stage)}."
+
+
+_MORE_TIME = "Raise --max-seconds, or make fewer calls, to see whether it holds."
+
+
+def _did_not_finish(stage: Stage) -> str:
+    planned, answered = stage.requests + stage.unsent, stage.succeeded
+    return f"{level(stage).capitalize()} it did not finish: of {planned} calls {answered} were answered{_left(stage)}."
+
+
+def _left(stage: Stage) -> str:
+    """What became of those that had no more time, as the end of a sentence."""
+    told = [f"{_given_up(stage)} given up"] if _given_up(stage) else []
+    told += [f"{stage.unsent} not sent"] if stage.unsent else []
+    return f", {' and '.join(told)}" if told else ""
 
 
 def _gave_way(stage: Stage) -> str:
     failed = _failed(stage)
     if failed:
         own = failures([stage])
-        return f"{level(stage).capitalize()} {failed} of {stage.requests} calls failed ({_counts(own)})."
+        return f"{level(stage).capitalize()} {failed} of {stage.requests} calls failed ({_counts(own)}){_left(stage)}."
     if stage.kind == "open loop":
         late = f"the last of {stage.requests} calls was answered after {stage.seconds:.3g} s"
-        return f"{level(stage).capitalize()} it falls behind: {late}, and {stage.unsent} were not sent."
-    return f"{level(stage).capitalize()} it collapses to {stage.throughput_per_s:.2g} answers a second."
+        return f"{level(stage).capitalize()} it falls behind: {late}{_left(stage)}."
+    return f"{level(stage).capitalize()} it collapses to {stage.throughput_per_s:.2g} answers a second{_left(stage)}."
 
 
 def _counts(causes: Counter[Cause]) -> str:

@@ -120,6 +120,8 @@ class Drive:
         failure: Failure | None = CUT_OFF
         try:
             failure = await self._send()
+        except Exception as error:  # noqa: BLE001 - one call is not worth all those that were measured before it
+            failure = Failure("error", f"sluice load itself failed at the call: {type(error).__name__}: {error}")
         finally:
             self._last = perf_counter()
             self.in_flight -= 1

@@ -27,6 +27,8 @@ _TONES = {
     "scaling problem": ("bad", "▲"),
     "bug": ("bad", "✕"),
     "no answer": ("bad", "○"),
+    "not finished": ("bad", "◷"),
+    "stopped": ("", "■"),
 }
 _NAME_CHARS = 80  # of a flow, but for the place where its name stands in full
 _LIGHT = LIGHT | {"ground": "#f4f6f8", "good": "#00735a", "bad": "#b34700"}

@@ -58,10 +58,17 @@ class StagePlan:
         if self.kind != "open loop":
             return None
         if self.arrival == "even":
-            return [number / self.rate_per_s for number in range(self.requests)]
+            return [spread_s(number + 1, self.rate_per_s) for number in range(self.requests)]
         source = random.Random(_SEED)  # noqa: S311 - no secret
-        gaps = (source.expovariate(self.rate_per_s) for _ in range(self.requests - 1))
-        return [0.0, *accumulate(gaps)]
+        passed = [0.0, *accumulate(source.expovariate(1.0) for _ in range(self.requests - 1))]
+        # As drawn they come to another rate than was asked for: of few calls to one that is far off.
+        unit_s = spread_s(self.requests, self.rate_per_s) / passed[-1] if passed[-1] else 0.0
+        return [each * unit_s for each in passed]
+
+
+def spread_s(requests: int, rate_per_s: float) -> float:
+    """When the last call of an open loop is due, from the first one."""
+    return (requests - 1) / rate_per_s
 
 
 def stages_of(

@@ -145,7 +145,8 @@ class FlowResult:
         stages: In the order in which they ran; the first is one call at a time.
         samples: In the order of time, over all stages.
         knee: The concurrency above which throughput no longer grows; None where it was not reached.
-        verdict: In one word: ``holds``, ``scaling problem``, ``bug`` (fails one at a time, too), ``no answer``.
+        verdict: In a word or two: ``holds``, ``scaling problem``, ``bug`` (fails one at a time, too), ``no answer``,
+            ``not finished`` (too slow for the time allowed), ``stopped`` (by somebody, before it was seen under load).
         explanation: The verdict in sentences, with the dependency that gives way and what to change.
         dependency: The one that gives way first; empty where none does.
     """

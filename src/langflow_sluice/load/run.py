@@ -9,19 +9,19 @@ import signal
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from langflow_sluice.load.call import Caller
+from langflow_sluice.load.call import CUT_OFF, Caller
 from langflow_sluice.load.causes import Hidden, causes_of
 from langflow_sluice.load.comparison import compared
-from langflow_sluice.load.diagnosis import find
+from langflow_sluice.load.diagnosis import HOLDS, Finding, find, level
 from langflow_sluice.load.drive import Drive, latency_of
 from langflow_sluice.load.results import FlowResult, LoadReport, Split, Stage
 from langflow_sluice.load.target import LoadServer
 from langflow_sluice.load.watch import Watch, most_connections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from langflow_sluice.load.database import DatabaseLook
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from langflow_sluice.load.plan import Asked, StagePlan
     from langflow_sluice.load.target import Address, FlowTarget
 
+STOPPED: Final = "stopped"
+"""The verdict on a flow that somebody stopped before it could be seen under load."""
+
 _PAIR = 2
+# Each ends the run as the first Ctrl-C does; the last one is sent where a terminal or a connection to one is closed.
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 _NOTHING_TOLD = Split(None, None, None, None)
 
 
@@ -76,7 +81,10 @@ class Progress(Protocol):
 
 
 def run_load(options: LoadOptions, progress: Progress) -> tuple[LoadReport, bool]:
-    """Runs the load; call it from a thread without a running loop, and from the main thread for Ctrl-C to end it.
+    """Runs the load; call it from a thread without a running loop, and from the main thread for signals to end it.
+
+    Those are Ctrl-C, SIGTERM and, where it is not ignored, SIGHUP. The first one ends the run with what there is, a
+    second one at once; either way the key that was made for the run is removed.
 
     Returns:
         What was found, and whether it was stopped before its end: then it holds what had been measured until then.
@@ -86,11 +94,18 @@ def run_load(options: LoadOptions, progress: Progress) -> tuple[LoadReport, bool
         LangflowError: The server cannot be reached, or refuses the key; nothing was called.
     """
     started_at = datetime.now().astimezone().isoformat(timespec="seconds")
-    with LoadServer(options.address, options.api_key) as server:
-        targets = [server.find(flow) for flow in options.flows]
-        version = server.version()
-        key = server.key()
-        found, stopped = asyncio.run(_Run(options, key, progress).flows(targets))
+    found: list[FlowResult] | None = None
+    try:
+        with _signals_do(signal.default_int_handler, {}), LoadServer(options.address, options.api_key) as server:
+            targets = [server.find(flow) for flow in options.flows]
+            version = server.version()
+            key = server.key()
+            found, stopped = asyncio.run(_Run(options, key, progress).flows(targets))
+    except KeyboardInterrupt:
+        # Also who does not wait until a server that is down refuses to remove the key has what was measured.
+        if found is None:
+            raise
+        stopped = True
     report = LoadReport(
         target=options.address.url,
         started_at=started_at,
@@ -109,10 +124,11 @@ class _Run:
         self._progress = progress
         self._hidden = Hidden.of(options.what, key)
         self._stop = asyncio.Event()
+        self._broken_off: Stage | None = None
 
     async def flows(self, targets: list[FlowTarget]) -> tuple[list[FlowResult], bool]:
         found: list[FlowResult] = []
-        with _ctrl_c_sets(self._stop):
+        with _signals_set(self._stop):
             for target in targets:
                 if target is not targets[0]:
                     await self._pause()
@@ -147,12 +163,7 @@ class _Run:
                         break  # What fails alone needs no load to fail.
         if not stages:
             return None
-        limit = options.database.max_connections if options.database is not None else None
-        # Calls that were given up because somebody stopped the run say nothing about the flow.
-        whole = stages[:-1] if self._stop.is_set() and len(stages) > 1 else stages
-        finding = find(whole, watch.samples, limit)
-        if self._stop.is_set():
-            finding = dataclasses.replace(finding, explanation=f"{finding.explanation} Stopped before the end.")
+        finding = self._finding(stages, watch)
         return FlowResult(
             flow=target.name,
             stages=tuple(stages),
@@ -162,6 +173,26 @@ class _Run:
             explanation=finding.explanation,
             dependency=finding.dependency,
         )
+
+    def _finding(self, stages: list[Stage], watch: Watch) -> Finding:
+        database, last = self._options.database, stages[-1]
+        # Calls that were given up because somebody stopped the run say nothing about the flow; those that failed do.
+        is_cut = last is self._broken_off and all(cause.code == CUT_OFF.kind for cause in last.causes)
+        whole = stages[:-1] if is_cut else stages
+        if not whole:
+            told = (
+                f"Stopped {level(last)}, after {last.succeeded} of {last.requests + last.unsent} calls were answered."
+            )
+            return Finding(None, STOPPED, told, "")
+        finding = find(whole, watch.samples, database.max_connections if database is not None else None)
+        if not self._stop.is_set():
+            return finding
+        if finding.verdict == HOLDS and len(whole) == 1 < len(self._options.stages):
+            told = f"{finding.explanation} Stopped before anything could be said of it under load."
+            return dataclasses.replace(finding, verdict=STOPPED, explanation=told)
+        if self._broken_off is None and len(stages) == len(self._options.stages):
+            return finding
+        return dataclasses.replace(finding, explanation=f"{finding.explanation} Stopped before the end.")
 
     async def _stage(self, target: FlowTarget, plan: StagePlan, caller: Caller, watch: Watch) -> Stage | None:
         options = self._options
@@ -178,11 +209,12 @@ class _Run:
         begins_s = await watch.begin(drive)
         try:
             driven = await self._drive(target, plan.label, drive)
+            is_stopped = self._stop.is_set()
         finally:
             await watch.end()
         split = _NOTHING_TOLD if self._stop.is_set() else watch.split(driven, before, await watch.edge())
         failures = [call.failure for call in driven.calls if call.failure is not None]
-        return Stage(
+        stage = Stage(
             kind=plan.kind,
             concurrency=driven.peak if plan.kind == "open loop" else plan.concurrency,
             rate_per_s=plan.rate_per_s,
@@ -197,6 +229,10 @@ class _Run:
             connections=most_connections(watch.samples, begins_s),
             begins_s=begins_s,
         )
+        # One whose last call was answered before the stop is whole.
+        if is_stopped and (driven.unsent or CUT_OFF in failures):
+            self._broken_off = stage
+        return stage
 
     async def _drive(self, target: FlowTarget, what: str, drive: Drive) -> Driven:
         self._progress.begins(target.name, what, drive)
@@ -211,19 +247,32 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _ctrl_c_sets(stop: asyncio.Event) -> Iterator[None]:
-    """While entered, the first Ctrl-C sets the event; the second one does what it did before."""
-    if threading.current_thread() is not threading.main_thread():
+def _signals_do(what: Callable[[int, FrameType | None], Any], before: dict[int, Any]) -> Iterator[None]:
+    """While entered, the signals that end a run do that; ``before`` gets what they did. In another thread, nothing."""
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in _ENDING if hasattr(signal, name)):
+                # What nohup has turned off stays so; shells turn SIGINT off for their jobs, where it can be meant.
+                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                    was = signal.getsignal(number)
+                    before[number] = signal.SIG_DFL if was is None else was
+                    signal.signal(number, what)
         yield
-        return
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _signals_set(stop: asyncio.Event) -> Iterator[None]:
+    """While entered, the first signal that ends a run sets the event; after it, each does what it did before."""
     loop = asyncio.get_running_loop()
 
     def interrupted(_: int, __: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         loop.call_soon_threadsafe(stop.set)
 
-    previous = signal.signal(signal.SIGINT, interrupted)
-    try:
+    before: dict[int, Any] = {}
+    with _signals_do(interrupted, before):
         yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

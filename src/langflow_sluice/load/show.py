@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import sys
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from langflow_sluice.load.diagnosis import HOLDS
+from langflow_sluice.load.diagnosis import HOLDS, NOT_FINISHED
+from langflow_sluice.load.printable import printable
+from langflow_sluice.load.run import STOPPED
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from rich.console import Console
+    from rich.console import RenderableType
     from typing_extensions import Self
 
     from langflow_sluice.load.drive import Drive
@@ -21,6 +28,41 @@ if TYPE_CHECKING:
 
 # The driver runs beside the server it measures, so the screen is drawn seldom.
 _REFRESHES_PER_S = 4
+_TONES = {HOLDS: "green", NOT_FINISHED: "yellow", STOPPED: "yellow"}
+_WIDTH = 140  # of what is not read on a terminal
+
+
+class Screen(Console):
+    """The terminal or what stands in its place. What cannot be shown there is not, and no run ends because of it."""
+
+    def __init__(self) -> None:
+        # In an encoding that lacks a letter, and of half a surrogate pair in any, its number is shown.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        super().__init__(highlight=False)
+        if not self.is_terminal:
+            self.width = _WIDTH
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich, which ends the process by default, where nobody reads any more."""
+        self.leave()
+
+    def say(self, what: RenderableType = "") -> None:
+        """Prints it, as long as somebody reads."""
+        try:
+            self.print(what)
+        except OSError:
+            self.leave()
+
+    def leave(self) -> None:
+        """Prints nothing any more, nor what is left when the interpreter ends."""
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nowhere, sys.stdout.fileno())
+            finally:
+                os.close(nowhere)
 
 
 class LiveProgress:
@@ -30,7 +72,7 @@ class LiveProgress:
         console: Where; what is no terminal gets the lines alone.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self._console = console
         self._flow, self._what = "", ""
         self._drive: Drive | None = None
@@ -42,14 +84,16 @@ class LiveProgress:
 
     def __enter__(self) -> Self:
         if self._live is not None:
-            self._live.start()
+            with contextlib.suppress(OSError):
+                self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
 
     def begins(self, flow: str, what: str, drive: Drive) -> None:
         """As in ``Progress``."""
@@ -58,53 +102,59 @@ class LiveProgress:
     def ends(self, flow: str, what: str, stage: Stage) -> None:
         """As in ``Progress``."""
         failed = f", {stage.failed} failed" if stage.failed else ""
-        figures = f"{stage.throughput_per_s:.2g}/s, p95 {_seconds(stage.latency.p95_s)}"
-        line = Text(f"{flow}, {what}: {stage.requests} calls{failed}, {figures}")
+        p95 = f", p95 {_seconds(stage.success_latency.p95_s)}" if stage.succeeded else ""
+        line = _text(f"{flow}, {what}: {stage.requests} calls{failed}, {stage.throughput_per_s:.2g}/s{p95}")
         if stage.failed:
             line.stylize("yellow")
-        self._console.print(line)
+        self._console.say(line)
 
     def _now(self) -> Text:
         drive = self._drive
         if drive is None:
             return Text("Asking the server")
-        return Text(
+        return _text(
             f"{self._flow}, {self._what}: {drive.done} done, {drive.in_flight} in flight, {drive.failed} failed"
             "  (Ctrl-C ends it with what there is)"
         )
 
 
-def show(console: Console, report: LoadReport, *, stopped: bool = False) -> None:
+def show(console: Screen, report: LoadReport, *, stopped: bool = False) -> None:
     """Prints what was found."""
     if stopped:
-        console.print("Stopped; this is what was measured until then.")
+        console.say("Stopped; this is what was measured until then.")
     if not report.flows:
-        console.print("Nothing was measured.")
+        console.say("Nothing was measured.")
     for flow in report.flows:
-        console.print()
-        console.print(_head(flow))
-        console.print(_stages(flow))
+        console.say()
+        console.say(_head(flow))
+        console.say(_stages(flow))
         if any(stage.causes for stage in flow.stages):
-            console.print(_causes(flow))
-        console.print(Text(flow.explanation))
+            console.say(_causes(flow))
+        console.say(_text(flow.explanation))
     if report.comparison:
-        console.print()
-        console.print(Text(report.comparison, style="bold"))
+        console.say()
+        console.say(_text(report.comparison, style="bold"))
     for note in _notes(report):
-        console.print(Text(note, style="dim"))
+        console.say(Text(note, style="dim"))
+
+
+def _text(words: str, style: str = "") -> Text:
+    """For all that holds words of the server, which must not steer the terminal."""
+    return Text(printable(words), style=style)
 
 
 def _head(flow: FlowResult) -> Text:
-    text = Text(flow.flow, style="bold")
+    text = _text(flow.flow, style="bold")
     text.append(": ")
-    text.append(flow.verdict, style="green" if flow.verdict == HOLDS else "red")
+    text.append(flow.verdict, style=_TONES.get(flow.verdict, "red"))
     if flow.dependency:
         text.append(f" ({flow.dependency})")
     return text
 
 
 def _stages(flow: FlowResult) -> Table:
-    table = Table()
+    failed = any(stage.failed for stage in flow.stages)
+    table = Table(caption="p50 to max: of the calls that were answered" if failed else None, caption_justify="left")
     table.add_column("level", no_wrap=True)
     columns = ["calls", "failed", "unsent", "per s", "p50", "p95", "p99", "max"]
     has_connections = any(stage.connections is not None for stage in flow.stages)
@@ -113,9 +163,10 @@ def _stages(flow: FlowResult) -> Table:
     for name in [*columns, *(["open to db"] if has_connections else []), *(f"in {part}" for part in told)]:
         table.add_column(name, justify="right")
     for stage in flow.stages:
-        latency = stage.latency
+        latency = stage.success_latency
         row = [str(stage.requests), str(stage.failed), str(stage.unsent), f"{stage.throughput_per_s:.2f}"]
-        row += [_seconds(value) for value in (latency.p50_s, latency.p95_s, latency.p99_s, latency.max_s)]
+        times = (latency.p50_s, latency.p95_s, latency.p99_s, latency.max_s)
+        row += [_seconds(value if stage.succeeded else None) for value in times]
         if has_connections:
             row.append("-" if stage.connections is None else str(stage.connections))
         row += [_seconds(_part(stage, part)) for part in told]
@@ -132,7 +183,7 @@ def _causes(flow: FlowResult) -> Table:
     table.add_column("the first such error", overflow="fold", ratio=1)
     for stage in flow.stages:
         for cause in stage.causes:
-            table.add_row(_level(stage), str(cause.count), cause.code, cause.dependency, Text(cause.example))
+            table.add_row(_level(stage), str(cause.count), cause.code, cause.dependency, _text(cause.example))
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from langflow_sluice.canvas.server import FlowsServer
 from langflow_sluice.embedded.langflow_client import LangflowError
 from langflow_sluice.errors import InvalidInput
+from langflow_sluice.load.printable import on_a_line
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -54,15 +56,16 @@ def checked_address(url: str, *, allow_remote: bool) -> Address:
     Raises:
         InvalidInput: It is none, carries credentials, or leads to another machine and that was not allowed.
     """
+    # Wherever it stands: without a scheme, or with a "/" in the password, nobody finds a password there any more.
+    if "@" in url:
+        raise InvalidInput.of("url", "(not shown)", "it carries credentials", fix="Leave them out of the address.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise InvalidInput.of("url", "(not shown)", "this is no web address", fix=_EXAMPLE) from None
-    if parts.username or parts.password:
-        raise InvalidInput.of("url", "(not shown)", "it carries credentials", fix="Leave them out of the address.")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise InvalidInput.of("url", url, "this is no web address", fix=_EXAMPLE)
+        raise InvalidInput.of("url", _QUERY.split(url)[0], "this is no web address", fix=_EXAMPLE)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     # A query could hold a key, and has no use here.
     shown = f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
@@ -73,6 +76,7 @@ def checked_address(url: str, *, allow_remote: bool) -> Address:
     return Address(shown, is_local)
 
 
+_QUERY = re.compile(r"[?#]")
 _EXAMPLE = "Give one such as http://localhost:7860."
 
 
@@ -135,7 +139,7 @@ class LoadServer(FlowsServer):
             told = self._request("GET", "/api/v1/version")
         except LangflowError:
             return ""
-        return str(told.get("version") or "") if isinstance(told, dict) else ""
+        return on_a_line(str(told.get("version") or "")) if isinstance(told, dict) else ""
 
     def key(self) -> str:
         """Returns the key that calls of a flow go with, which Langflow wants also where it logs in by itself."""
@@ -166,4 +170,4 @@ class LoadServer(FlowsServer):
 
 
 def _name(flow: dict[str, Any]) -> str:
-    return str(flow.get("endpoint_name") or flow.get("name") or flow["id"])
+    return on_a_line(str(flow.get("endpoint_name") or flow.get("name") or flow["id"]))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import queue
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langflow_sluice.load.results import Sample, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Self
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from langflow_sluice.load.guards import GuardsLook, GuardTotals
 
 EVERY_S = 0.25
+# What is watched may be what has given way: a stage begins, and ends, without a look that takes longer.
+_PATIENCE_S = 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class Edge:
 class Watch:
     """Samples from a thread of its own, so that a slow database holds up no call; a context manager.
 
+    A database that does not answer at all costs the looks at it, and the run 2 s at each end of a stage.
+
     Args:
         database: Counts connections; None where nobody is to be asked.
         guards: Tells of the server's guards; None where they cannot be seen.
@@ -45,9 +53,9 @@ class Watch:
         self._drive: Drive | None = None
         self._samples: list[Sample] = []
         self._began: float | None = None
-        # Samples of a stage stand between its two edges, which other threads take too.
+        # Samples of a stage stand between its two edges. Nobody holds it while something is asked.
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sluice-load-watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -55,8 +63,9 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+        self._jobs.put(None)
+        # Where a look hangs, the thread ends after it, or with the process.
+        self._thread.join(_PATIENCE_S)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -65,24 +74,26 @@ class Watch:
             return tuple(self._samples)
 
     async def edge(self) -> Edge:
-        """The sums now; waits up to 2 s for the server to tell them."""
+        """The sums now; waits up to 2 s for the server to tell them, and as long for the database."""
         guards = await self._guards.totals() if self._guards is not None else None
-        worked = await asyncio.to_thread(self._database.worked_s) if self._database is not None else None
+        worked = await self._asked(self._database.worked_s) if self._database is not None else None
         return Edge(guards, worked)
 
     async def begin(self, drive: Drive) -> float:
         """Begins to sample a stage, with a first sample; returns when that was, on the time axis of the samples."""
-        if self._began is None:
-            self._began = perf_counter()
-        begins_s = perf_counter() - self._began
-        self._drive = drive
-        await asyncio.to_thread(self._sample)
+        with self._lock:
+            if self._began is None:
+                self._began = perf_counter()
+            begins_s = perf_counter() - self._began
+            self._drive = drive
+        await self._asked(self._sample)
         return begins_s
 
     async def end(self) -> None:
         """Takes the stage's last sample."""
-        await asyncio.to_thread(self._sample)
-        self._drive = None
+        await self._asked(self._sample)
+        with self._lock:
+            self._drive = None
 
     def split(self, driven: Driven, before: Edge, after: Edge) -> Split:
         """Where the time of a stage's mean call went, by what was told at its edges.
@@ -107,29 +118,53 @@ class Watch:
         )
         return Split(queue, provider, database, langflow)
 
+    async def _asked(self, work: Callable[[], T]) -> T | None:
+        """What the thread brings; None if it does not within 2 s. Not ``to_thread``: its threads keep a loop open."""
+        brings: Future[T] = Future()
+        self._jobs.put((work, brings))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(brings), _PATIENCE_S)
+        except asyncio.TimeoutError:
+            return None
+
     def _run(self) -> None:
-        while not self._ended.wait(EVERY_S):
-            self._sample()
+        while True:
+            try:
+                job = self._jobs.get(timeout=EVERY_S)
+            except queue.Empty:
+                self._sample()
+                continue
+            if job is None:
+                return
+            work, brings = job
+            # Nobody waits any more for what came too late.
+            if brings.set_running_or_notify_cancel():
+                try:
+                    brings.set_result(work())
+                except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                    brings.set_exception(error)
 
     def _sample(self) -> None:
         with self._lock:
             drive, began = self._drive, self._began
-            if drive is None or began is None:
-                return
-            calls, at_s = drive.in_flight, perf_counter() - began
-            seen = self._database.connections() if self._database is not None else None
-            guards = self._guards.now() if self._guards is not None else None
-            self._samples.append(
-                Sample(
-                    at_s=at_s,
-                    calls=calls,
-                    connections=None if seen is None else seen.total,
-                    active=None if seen is None else seen.active,
-                    guard_in_flight=None if guards is None else guards.in_flight,
-                    guard_waiting=None if guards is None else guards.waiting,
-                    loop_lag_s=None if guards is None else guards.loop_lag_s,
-                )
-            )
+        if drive is None or began is None:
+            return
+        calls, at_s = drive.in_flight, perf_counter() - began
+        seen = self._database.connections() if self._database is not None else None
+        guards = self._guards.now() if self._guards is not None else None
+        sample = Sample(
+            at_s=at_s,
+            calls=calls,
+            connections=None if seen is None else seen.total,
+            active=None if seen is None else seen.active,
+            guard_in_flight=None if guards is None else guards.in_flight,
+            guard_waiting=None if guards is None else guards.waiting,
+            loop_lag_s=None if guards is None else guards.loop_lag_s,
+        )
+        with self._lock:
+            # The stage may be over meanwhile.
+            if self._drive is drive:
+                self._samples.append(sample)
 
 
 def most_connections(samples: Sequence[Sample], begins_s: float) -> int | None:
