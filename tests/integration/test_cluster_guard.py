@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from langflow_sluice.cluster.link import ClusterLink, close_links
+from langflow_sluice.cluster import exchange
+from langflow_sluice.cluster.link import RETRY_FROM_S, ClusterLink, close_links
 from langflow_sluice.cluster.redis_settings import RedisSettings
 from langflow_sluice.cluster.share import ClusterShare
+from langflow_sluice.cluster.standing import Mode
 from langflow_sluice.errors import (
     BulkheadFull,
     CircuitOpen,
@@ -24,7 +26,7 @@ from langflow_sluice.errors import (
 )
 from langflow_sluice.guard import Guard, GuardSettings
 from langflow_sluice.guard.breaker import BreakerState
-from langflow_sluice.guard.waiter import Outcome
+from langflow_sluice.guard.waiter import Outcome, Waiter
 from langflow_sluice.testing import isolated_guards
 
 if TYPE_CHECKING:
@@ -102,8 +104,9 @@ def in_flight_of_all(guard: Guard) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def settled(redis_server: EmbeddedRedis) -> None:
-    """Rates begin empty at a server that has been up for less than a lease, which tests of tokens cannot wait for."""
+    """Rates begin empty at a server that is new or has no data, which tests of tokens cannot wait for."""
     with redis_server.client() as client:
+        client.set("sluice:epoch", 1)
         while client.info("server")["uptime_in_seconds"] <= LEASE_S:
             time.sleep(0.05)
 
@@ -134,6 +137,35 @@ def make(redis_server: EmbeddedRedis) -> Iterator[Callable[..., tuple[GuardOf, G
 async def both_in(guards: tuple[GuardOf, GuardOf]) -> None:
     """Lets both processes join, so that what follows takes place in the cluster."""
     await until(lambda: all(each.statistics().cluster.members == 2 for each in guards))  # type: ignore[union-attr]
+
+
+def share_of(guard: Guard) -> ClusterShare:
+    share = guard.admission.share
+    assert share is not None
+    return share
+
+
+@pytest.fixture
+def spoil(redis_server: EmbeddedRedis) -> Iterator[Callable[[Guard], Callable[[], None]]]:
+    """Puts something else in the place of a guard's data, so that Redis refuses; returns what ends that."""
+    with redis_server.client() as client:
+
+        def spoil(guard: Guard) -> Callable[[], None]:
+            state = exchange.keys("sluice", exchange.digest(guard.key))[0]
+            client.set(state, "spoilt")
+            return lambda: client.delete(state) and None
+
+        yield spoil
+
+
+async def counted(guards: tuple[GuardOf, GuardOf]) -> None:
+    """Lets both be members for so long that the others count with them."""
+    await both_in(guards)
+    await until(lambda: all(share_of(each)._divided[0] == 2 for each in guards))
+
+
+async def alone(guard: Guard) -> None:
+    await until(lambda: share_of(guard).mode is Mode.LOCAL)
 
 
 async def test_the_limit_holds_over_both_and_all_get_their_turn(make: Callable[..., tuple[GuardOf, GuardOf]]) -> None:
@@ -268,6 +300,26 @@ async def test_a_synchronous_call_on_a_loop_waits_for_redis_but_not_for_other_ca
         pass
     assert sum(there.statistics().waiting.values()) == 0
     await (await Caller(there).inside()).leave()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_synchronous_call_on_a_loop_waits_no_longer_than_redis_takes_to_answer(
+    make: Callable[..., tuple[GuardOf, GuardOf]], monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    monkeypatch.setattr("langflow_sluice.guard.guard._TRIP_S", 1.5 * PATIENCE_S)
+    here, there = make()
+    holder = await Caller(here).inside()
+    waiting = [Caller(there) for _ in range(others)]
+    await until(lambda: sum(there.statistics().waiting.values()) == others and known_to_wait(there))
+
+    async def call() -> None:
+        with pytest.raises(WouldBlockLoop), there.slot():
+            pass
+
+    await asyncio.wait_for(asyncio.to_thread(asyncio.run, call()), PATIENCE_S)
+    for caller in waiting:
+        await caller.cancel()
+    await holder.leave()
 
 
 async def test_a_caller_whose_loop_is_closed_holds_up_nobody(make: Callable[..., tuple[GuardOf, GuardOf]]) -> None:
@@ -516,3 +568,283 @@ async def test_no_error_or_log_tells_the_password_of_redis(
     assert caplog.records
     told = caplog.text + str(caught.value) + caught.value.hint + repr(guard.statistics()) + repr(link.settings)
     assert "canary" not in told
+
+
+async def test_what_is_in_use_in_other_workers_is_told_to_who_waited_too_long(
+    make: Callable[..., tuple[GuardOf, GuardOf]],
+) -> None:
+    here, there = make(queue_timeout_s=0.2)
+    await both_in((here, there))
+    holder = await Caller(here).inside()
+    with pytest.raises(QueueTimeout, match=r"1 calls in flight in all 2 workers \(cap 1\), 0 in this one, 0 still"):
+        async with there.slot():
+            pass
+    await holder.leave()
+
+
+async def test_who_waited_too_long_for_redis_is_told_so() -> None:
+    link = ClusterLink(RedisSettings("redis://127.0.0.1:1/0", timeout_s=1), LEASE_S)
+    guard = GuardOf(link, "nobody there", GuardSettings(scope="cluster", queue_timeout_s=0.2))
+    with pytest.raises(QueueTimeout, match=r"Redis at 127\.0\.0\.1:1/0, .* does not answer \(no connection\)"):
+        async with guard.slot():
+            pass
+    await asyncio.to_thread(link.close)
+
+
+async def test_who_waited_too_long_for_the_return_of_the_others_is_told_so(redis_server: EmbeddedRedis) -> None:
+    # Nobody has ever set a mark under this prefix: it may be that all was lost.
+    link = ClusterLink(RedisSettings(redis_server.url, prefix=secrets.token_hex(4), timeout_s=5), 20.0)
+    guard = GuardOf(link, "new here", GuardSettings(scope="cluster", queue_timeout_s=0.5))
+    with pytest.raises(QueueTimeout, match="until the workers that shared the guard before are back"):
+        async with guard.slot():
+            pass
+    await asyncio.to_thread(link.close)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_who_comes_first_after_all_data_was_lost_waits_for_the_others(
+    redis_server: EmbeddedRedis,
+    connected: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    prefix = secrets.token_hex(4)
+    settings = GuardSettings(max_concurrency=1, scope="cluster")
+    links = [ClusterLink(RedisSettings(redis_server.url, prefix=prefix, timeout_s=5), LEASE_S) for _ in range(2)]
+    with redis_server.client() as client:
+        client.set(f"{prefix}:epoch", 1)
+        here = GuardOf(links[0], "lost", settings)
+        holder = await Caller(here).inside()
+        share_of(here).due_at = lambda now: now + 60  # type: ignore[method-assign] # the other comes first
+        await until(lambda: not share_of(here)._asking)
+        if connected:
+            await (await Caller(GuardOf(links[1], "another", settings)).inside()).leave()
+        client.delete(*client.scan_iter(f"{prefix}:*"))
+    there = GuardOf(links[1], "lost", settings)
+    first = Caller(there)
+    await until(lambda: first.entered.is_set() or (share_of(there)._believed == [0, 1, 0] and known_to_wait(there)))
+    assert not first.entered.is_set()
+    await holder.leave()
+    await (await first.inside()).leave()
+    for link in links:
+        await asyncio.to_thread(link.close)
+
+
+async def test_a_process_that_does_not_use_a_guard_any_more_has_no_say_in_its_limits(
+    make: Callable[..., tuple[GuardOf, GuardOf]],
+) -> None:
+    here, there = make(max_concurrency=4)
+    await both_in((here, there))
+    there.change(GuardSettings(max_concurrency=1, scope="cluster"))
+    await until(lambda: here.statistics().limit == 1)
+    assert here.statistics().cluster.cap == 1  # type: ignore[union-attr]
+    holder = await Caller(there).inside()
+    there.link.forget_after_s = 0.2
+    await until(lambda: not share_of(there)._asking)
+    exchanges = there.link.exchanges
+    await until(lambda: there.link.exchanges > exchanges + 2)
+    assert here.statistics().limit == 1  # a call under way is a use
+    await holder.leave()
+    await until(lambda: here.statistics().limit == 4)
+    told = there.statistics().cluster
+    assert told is not None
+    assert (told.idle, told.part_of(4), told.mode) == (True, 0, "cluster")
+    # Nothing is asked for whoever sleeps, and its next caller joins as any other.
+    there.link.forget_after_s = 600.0
+    await (await Caller(there).inside()).leave()
+    await until(lambda: here.statistics().limit == 1)
+    told = there.statistics().cluster
+    assert told is not None
+    assert (told.idle, told.members, told.leases_lost, told.restarts) == (False, 2, 0, 0)
+    await until(lambda: in_flight_of_all(here) == 0)
+
+
+@pytest.mark.parametrize("reason", ["it answers WRONGTYPE", "no connection"])
+async def test_a_caller_of_a_process_that_has_left_learns_that_redis_is_away_and_when_it_is_back(
+    make: Callable[..., tuple[GuardOf, GuardOf]],
+    spoil: Callable[[Guard], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+) -> None:
+    monkeypatch.setattr("langflow_sluice.cluster.share.AWAY_AFTER_S", 0.1)
+    here, there = make()
+    await both_in((here, there))
+    there.link.forget_after_s = 0.2
+    await until(lambda: share_of(there).asleep)
+    attempts = 0
+    if reason == "no connection":
+
+        def fail(_: object) -> None:
+            nonlocal attempts
+            attempts += 1
+            raise ConnectionResetError
+
+        there.link._exchange = fail  # type: ignore[method-assign]
+
+        def end() -> None:
+            del there.link._exchange
+    else:
+        end = spoil(here)
+    with pytest.raises(ClusterUnavailable, match=reason):
+        async with there.slot():
+            pass
+    if reason == "no connection":
+        refused_after = attempts
+        await until(lambda: attempts > refused_after + 2)  # also with nobody waiting
+    end()
+    await until(lambda: share_of(there).mode is Mode.CLUSTER)
+    await (await Caller(there).inside()).leave()
+
+
+async def test_attempts_to_reach_redis_that_fail_take_nothing_of_a_rate_held_alone(
+    make: Callable[..., tuple[GuardOf, GuardOf]], spoil: Callable[[Guard], Callable[[], None]]
+) -> None:
+    # Alone, the first call is there half a second after the loss; an attempt to reach Redis comes every quarter.
+    here, there = make(max_concurrency=4, requests_per_minute=240, redis_loss="local_share")
+    await counted((here, there))
+    end = spoil(here)
+    await alone(here)
+    await (await Caller(here).inside()).leave()
+    assert share_of(here).alone
+    end()
+    await until(lambda: share_of(here).mode is Mode.CLUSTER)
+    assert not share_of(here).alone
+    await (await Caller(there).inside()).leave()
+
+
+async def test_a_breaker_opens_on_failures_between_attempts_to_reach_redis(
+    make: Callable[..., tuple[GuardOf, GuardOf]], spoil: Callable[[Guard], Callable[[], None]]
+) -> None:
+    here, there = make(max_concurrency=8, redis_loss="local_share")
+    await counted((here, there))
+    spoil(here)
+    await alone(here)
+    share, attempts = share_of(here), 0
+    pause_alone = share.pause_alone
+
+    def paused(done: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        pause_alone(done)
+
+    share.pause_alone = paused  # type: ignore[method-assign]
+    for number in range(5):
+        caller = await Caller(here).inside()
+        caller.slot.report(Outcome.FAULT)
+        await caller.leave()
+        await until(lambda number=number: attempts > number)  # type: ignore[misc]
+    with pytest.raises(CircuitOpen):
+        async with here.slot():
+            pass
+
+
+async def test_what_the_adaptive_limit_has_come_to_is_divided(
+    make: Callable[..., tuple[GuardOf, GuardOf]], spoil: Callable[[Guard], Callable[[], None]]
+) -> None:
+    here, there = make(max_concurrency=20, adaptive=True, redis_loss="local_share")
+    await counted((here, there))
+    caller = await Caller(here).inside()
+    caller.slot.report(Outcome.OVERLOADED)
+    await caller.leave()
+    await until(lambda: here.statistics().limit == there.statistics().limit == 8)
+    spoil(here)
+    await alone(here)
+    await alone(there)
+    assert (here.statistics().limit, there.statistics().limit) == (4, 4)
+
+
+async def test_a_breaker_that_is_open_stays_open_while_redis_is_away(
+    make: Callable[..., tuple[GuardOf, GuardOf]], spoil: Callable[[Guard], Callable[[], None]]
+) -> None:
+    here, there = make(max_concurrency=8, redis_loss="local_share")
+    await counted((here, there))
+    callers = [await Caller(here).inside() for _ in range(5)]
+    for caller in callers:
+        caller.slot.report(Outcome.FAULT)
+        await caller.leave()
+    await until(lambda: there.statistics().breaker is BreakerState.OPEN)
+    spoil(here)
+    await alone(there)
+    assert there.statistics().breaker is BreakerState.OPEN
+    with pytest.raises(CircuitOpen):
+        async with there.slot():
+            pass
+
+
+@pytest.mark.parametrize(("long", "why"), [(True, "1 calls in flight divided by 2"), (False, "longer than a lease")])
+async def test_who_has_no_part_of_the_limits_is_told_why(
+    make: Callable[..., tuple[GuardOf, GuardOf]],
+    spoil: Callable[[Guard], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+    long: bool,  # noqa: FBT001 - a parameter of the test
+    why: str,
+) -> None:
+    monkeypatch.setattr("langflow_sluice.cluster.share.AWAY_AFTER_S", 0.1)
+    guards = make(redis_loss="local_share")
+    await (counted if long else both_in)(guards)
+    for guard in guards:
+        if not long:
+            share_of(guard)._member_since += 60
+    spoil(guards[0])
+    without = next(each for each in guards if not long or share_of(each)._divided[1])
+    with pytest.raises(ClusterUnavailable) as caught:
+        async with without.slot():
+            pass
+    assert why in caught.value.hint
+
+
+async def test_a_permit_is_outlived_when_its_lease_may_be_over(make: Callable[..., tuple[GuardOf, GuardOf]]) -> None:
+    guard, _ = make()
+    share = share_of(guard)
+    caller = await Caller(guard).inside()
+    share.due_at = lambda now: now + 60  # type: ignore[method-assign] # no contact from now on
+    await until(lambda: not share._asking)
+    waiter: Waiter = caller.slot._waiter
+    assert not share.outlived(waiter)
+    # The contact may have been one that did not renew the lease: those of its first tenth do not.
+    share._contact_at = guard.clock.now() - 0.9 * LEASE_S
+    assert share.outlived(waiter)
+    await caller.leave()
+
+
+async def test_nothing_is_started_alone_on_an_answer_that_came_too_late_while_the_next_is_under_way(
+    make: Callable[..., tuple[GuardOf, GuardOf]],
+) -> None:
+    here, there = make(redis_loss="local_share", max_concurrency=4)
+    await counted((here, there))
+    share, seen = share_of(here), []
+    await until(lambda: not share._asking)
+    answered = share.answered
+
+    def late(told: tuple[Any, float, str]) -> None:
+        # The process was stopped between the answer's arrival and this.
+        if not seen:
+            share._contact_at -= 5 * LEASE_S
+            share._member_since -= 10 * LEASE_S
+            answered((told[0], told[1] - 5 * LEASE_S, told[2]))
+            seen.append((share.mode, share.doubtful))
+        else:
+            answered(told)
+
+    share.answered = late  # type: ignore[method-assign]
+    await until(lambda: bool(seen))
+    assert seen == [(Mode.UNREACHED, True)]
+    await (await Caller(here).inside()).leave()
+
+
+async def test_a_redis_user_without_the_right_to_listen_is_told_of_once(
+    redis_server: EmbeddedRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    password = secrets.token_hex(8)
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "deaf", "on", f">{password}", "~*", "+@all", "resetchannels")
+        link = ClusterLink(
+            RedisSettings(f"redis://deaf:{password}@127.0.0.1:{redis_server.port}/0", timeout_s=5), LEASE_S
+        )
+        guard = GuardOf(link, secrets.token_hex(8), GuardSettings(scope="cluster"))
+        await (await Caller(guard).inside()).leave()
+        await until(lambda: link._hear_again_s >= 4 * RETRY_FROM_S)
+        await asyncio.to_thread(link.close)
+        client.execute_command("ACL", "DELUSER", "deaf")
+    said = [each for each in caplog.messages if "does not let this process listen (it answers NOPERM)" in each]
+    assert len(said) == 1
+    assert "sluice:to:*" in said[0]
+    assert password not in caplog.text

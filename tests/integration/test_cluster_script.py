@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 NOBODY = (0, 0, 0)
 LEASE_S = 30.0
 MICRO = 1_000_000
+# Numbers of a guard's record: the times of the last exchange, and of the next request and token.
+LAST, NEXT_REQUEST, NEXT_TOKEN = 0, 20, 21
 # Making a failing example smaller would take minutes.
 ONLY_THESE = settings(
     deadline=None,
@@ -101,6 +103,20 @@ class Cluster:
         strings, numbers = (4, 38) if not field else (1, 12)
         *texts, rest = packed.split(b"\0", strings)
         return [texts, list(exchange.struct.unpack(f">{numbers}d", rest))]
+
+    def move(self, seconds: float, *numbers: int) -> None:
+        """Moves times of the guard's record; the first is that of the last exchange."""
+        texts, values = self.record("")
+        for number in numbers:
+            values[number] += seconds * MICRO
+        packed = b"".join(text + b"\0" for text in texts) + exchange.struct.pack(f">{len(values)}d", *values)
+        self.client.hset(self.keys[0], "", packed)
+
+    def restart(self, *, data: bool) -> None:
+        """As if the server had been started anew just now."""
+        self.run, self.uncertain_s = f"not {self.run}", LEASE_S
+        if not data:
+            self.client.delete(*self.keys)
 
 
 class Process:
@@ -409,6 +425,27 @@ def test_who_leaves_hands_its_permits_over_and_wants_nothing(make: Callable[...,
     assert make().process("alone").ask((0, 1, 0), goodbye=True).granted == 0
 
 
+def test_a_user_of_redis_without_the_right_to_channels_gets_each_permit_once(
+    redis_server: EmbeddedRedis, client: Redis
+) -> None:
+    user = secrets.token_hex(6)
+    client.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", "resetchannels")
+    try:
+        with redis_server.client(username=user, password="secret") as mute, client.pubsub() as heard:
+            cluster = Cluster(mute, heard, max_concurrency=1)
+            holder, waiting, last = map(cluster.process, "abc")
+            holder.ask((0, 1, 0))
+            waiting.ask((0, 2, 0))
+            last.ask((0, 2, 0))
+            holder.let_go()
+            assert holder.ask().in_flight == 1
+            assert holder.again().in_flight == 1
+            assert waiting.ask((0, 2, 0)).granted == 1
+            assert last.ask((0, 2, 0), events=("f:0:0",) * 5).opened == 1
+    finally:
+        client.execute_command("ACL", "DELUSER", user)
+
+
 # Order.
 
 
@@ -711,6 +748,18 @@ def test_the_adaptive_limit_does_what_that_of_one_process_does(
     assert port.answer.cap == ceiling
 
 
+def test_an_adaptive_limit_that_nothing_held_back_yet_grows_in_steps_that_double(make: Callable[..., Cluster]) -> None:
+    process, original = make(max_concurrency=60, adaptive=True).process("a"), AdaptiveLimit(60)
+    limits = [process.ask((0, 60, 0)).limit]
+    while limits[-1] < 60:
+        for _ in range(original.limit):
+            original.succeeded(0.0, process.held, 0)
+        process.ask((0, 60, 0), events=("o:0:0",) * limits[-1])
+        limits.append(process.ask((0, 60, 0)).limit)
+        assert limits[-1] == original.limit
+    assert limits == [10, 11, 13, 17, 25, 41, 60]
+
+
 def test_an_adaptive_guard_without_a_cap_has_a_limit_of_its_own(make: Callable[..., Cluster]) -> None:
     answer = make(adaptive=True).process("a").ask((0, 50, 0))
     assert (answer.granted_now, answer.limit, answer.cap) == (10, 10, 0)
@@ -823,6 +872,103 @@ def test_after_a_restart_nobody_goes_before_all_are_back(make: Callable[..., Clu
     assert len(handed) + busy.held - 15 == 1
 
 
+def test_those_who_were_members_are_waited_for_though_nobody_tells_of_them(make: Callable[..., Cluster]) -> None:
+    cluster = make(max_concurrency=2)
+    idle, busy = cluster.process("a"), cluster.process("b")
+    idle.ask()
+    busy.ask((0, 1, 0))
+    cluster.restart(data=True)
+    idle.seen = busy.seen = 0  # neither has been one for long
+    assert idle.ask((0, 1, 0)).granted_now == 0
+    assert busy.ask().members == 2
+    assert [name for name, _ in cluster.messages()] == [idle.name]
+
+
+def test_who_asks_again_since_an_answer_was_lost_is_back_once(make: Callable[..., Cluster]) -> None:
+    cluster = make(max_concurrency=2)
+    back, busy = cluster.process("a"), cluster.process("b")
+    back.ask()
+    busy.ask((0, 2, 0))
+    back.ask()
+    cluster.restart(data=False)
+    fence = back.fence
+    assert back.ask((0, 2, 0)).granted_now == 0
+    assert back.again(fence=fence).granted == 0
+    assert (busy.ask().in_flight, cluster.messages()) == (2, [])
+
+
+def test_after_a_silence_of_all_nobody_goes_before_all_are_back(make: Callable[..., Cluster]) -> None:
+    cluster = make(max_concurrency=2)
+    idle, alone = cluster.process("a"), cluster.process("b")
+    idle.ask()
+    alone.ask()
+    cluster.move(-0.4 * LEASE_S, LAST)
+    assert idle.ask((0, 1, 0)).granted_now == 1
+    idle.let_go()
+    idle.ask()
+    cluster.move(-0.6 * LEASE_S, LAST)
+    alone.known += 1  # started without Redis meanwhile
+    waits = idle.ask((0, 2, 0))
+    assert waits.granted_now == 0
+    assert LEASE_S - 5 < waits.retry_s <= LEASE_S
+    assert cluster.process("c").ask((0, 1, 0)).granted_now == 0
+    assert alone.ask().in_flight == 2
+    assert [name for name, _ in cluster.messages()] == [idle.name]
+
+
+def test_who_is_alone_has_nobody_to_wait_for_after_a_silence(make: Callable[..., Cluster]) -> None:
+    cluster = make(max_concurrency=1)
+    process = cluster.process("a")
+    process.ask()
+    cluster.move(-0.6 * LEASE_S, LAST)
+    assert process.ask((0, 1, 0)).granted_now == 1
+
+
+@pytest.mark.parametrize("others", ["told of", "not told of yet"])
+def test_a_silence_while_some_are_to_come_back_does_not_make_them_forgotten(
+    make: Callable[..., Cluster], others: str
+) -> None:
+    cluster = make(max_concurrency=2)
+    first, second, busy = map(cluster.process, "abc")
+    busy.ask((0, 2, 0))
+    first.ask()
+    second.ask()
+    first.ask()
+    cluster.restart(data=False)
+    if others == "not told of yet":
+        first, second = map(cluster.process, "de")
+    first.ask((0, 1, 0))
+    second.ask((0, 1, 0))
+    cluster.move(-0.6 * LEASE_S, LAST)
+    if others == "not told of yet":
+        first.seen = second.seen = 0
+    cluster.lose_lease(first)
+    for _ in range(2):
+        assert first.ask((0, 1, 0)).granted == 0
+        assert second.ask((0, 1, 0)).granted == 0
+    busy.ask()
+    assert (busy.ask().in_flight, cluster.messages()) == (2, [])
+
+
+def test_members_of_a_lost_state_are_waited_for_once_one_of_them_comes_into_a_new_one(
+    make: Callable[..., Cluster],
+) -> None:
+    cluster = make(max_concurrency=3)
+    idle, busy, new = map(cluster.process, "abc")
+    idle.ask()
+    busy.ask((0, 1, 0))
+    idle.ask()
+    cluster.client.delete(*cluster.keys)  # the server knows nothing of it
+    assert new.ask((0, 1, 0)).granted_now == 1
+    waits = idle.ask((0, 1, 0))
+    assert (waits.lost, waits.granted_now) == (True, 0)
+    assert LEASE_S - 5 < waits.retry_s <= LEASE_S
+    assert new.ask((0, 1, 0)).granted_now == 0  # and is not one of those
+    assert idle.ask((0, 1, 0)).granted_now == 0
+    assert busy.ask().in_flight == 3
+    assert [name for name, _ in cluster.messages()] == [idle.name]
+
+
 def test_nobody_waits_longer_than_a_lease_for_those_who_do_not_come_back(make: Callable[..., Cluster]) -> None:
     cluster = make(max_concurrency=2)
     cluster.uncertain_s = 0.2
@@ -847,6 +993,54 @@ def test_after_a_restart_rates_begin_empty(make: Callable[..., Cluster], a_minut
     cluster.uncertain_s = 1.0
     process = cluster.process("a")
     assert wait_s * 0.8 < process.ask((0, 1, 0)).retry_s <= wait_s
+
+
+@pytest.mark.parametrize("why", ["restart", "silence"])
+def test_where_the_data_was_kept_only_what_came_in_meanwhile_may_be_spent(
+    make: Callable[..., Cluster], why: str
+) -> None:
+    cluster = make(requests_per_minute=600, tokens_per_minute=6000)
+    process = cluster.process("a")
+    assert process.ask((0, 1, 0), tokens=3000).granted_now == 1
+    process.ask()
+    cluster.move(-20, LAST, NEXT_REQUEST, NEXT_TOKEN)
+    if why == "restart":
+        cluster.restart(data=True)
+    # 2000 tokens have come in, and may have been spent; 3000 were there before.
+    waits = process.ask((0, 1, 0), tokens=4500)
+    assert waits.granted_now == 0
+    assert 14 < waits.retry_s <= 15
+    assert process.ask((0, 1, 0), tokens=2900).granted_now == 1
+
+
+@pytest.mark.parametrize("why", ["restart", "silence"])
+def test_requests_that_came_in_meanwhile_may_be_spent_too(make: Callable[..., Cluster], why: str) -> None:
+    cluster = make(requests_per_minute=600)
+    process = cluster.process("a")
+    assert process.ask((0, 20, 0)).granted_now == 10
+    process.ask()
+    cluster.move(-20, LAST, NEXT_REQUEST)
+    if why == "restart":
+        cluster.restart(data=True)
+    assert process.ask((0, 20, 0)).granted_now <= 1
+
+
+@pytest.mark.parametrize("newer", ["answers", "process"])
+def test_rates_begin_empty_where_the_data_is_older_than_what_a_process_was_told(
+    make: Callable[..., Cluster], newer: str
+) -> None:
+    cluster = make(tokens_per_minute=6000)
+    process = cluster.process("a")
+    process.ask()
+    of_a_while_ago = cluster.client.dump(cluster.keys[0])
+    if newer == "process":
+        process = cluster.process("b")
+    process.ask((0, 1, 0), tokens=6000)
+    process.ask()
+    cluster.restart(data=True)
+    cluster.client.restore(cluster.keys[0], 60_000, of_a_while_ago, replace=True)
+    assert 9 < process.ask((0, 1, 0), tokens=1000).retry_s <= 10
+    assert 9 < process.ask((0, 1, 0), tokens=1000).retry_s <= 10
 
 
 @pytest.mark.parametrize("lost", ["state", "all but the state"])
@@ -876,10 +1070,7 @@ def test_time_goes_on_from_where_it_was_when_the_clock_is_set_back(make: Callabl
     cluster = make()
     process, other = cluster.process("a"), cluster.process("b")
     process.ask()
-    (texts, numbers) = cluster.record("")
-    numbers[0] += 3600 * MICRO  # the time of the last exchange
-    packed = b"".join(text + b"\0" for text in texts) + exchange.struct.pack(f">{len(numbers)}d", *numbers)
-    cluster.client.hset(cluster.keys[0], "", packed)
+    cluster.move(3600, LAST)
     # By then the lease of the first was over; another's pause begins there.
     assert other.ask(events=(f"x:0:{MICRO}",)).members == 1
     assert 0.5 < other.ask((0, 1, 0)).paused_s <= 1

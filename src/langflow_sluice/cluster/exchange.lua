@@ -58,11 +58,21 @@ s.lease = math.max(s.lease, lease) -- the longest that one of its processes has
 -- yet may still have calls under way. Until as many have come back as were last seen, or all had the time to, nobody
 -- gets anything: each may hold much more than an equal share.
 local is_new_run = s.run ~= ARGV[4]
-local silence = s.members > 0 and now - s.last > s.lease / 2 and now - s.last or 0
-if stored[1] then uncertain = (is_new_run or silence > 0) and s.lease or 0 end
+local away = now - s.last
+local all_are_due = is_new_run or s.members > 0 and away > s.lease / 2
+if stored[1] then uncertain = all_are_due and s.lease or 0 end
 if fence ~= 0 and fence < s.born then uncertain = math.max(uncertain, s.born + s.lease - now) end
-local restarted = uncertain > 0 and (is_new_run or now >= s.grace)
-if restarted then s.era, s.seen, s.back = s.era + 1, s.members, 0 end
+local restarted = uncertain > 0 and (all_are_due or now >= s.grace)
+if restarted then
+  if not all_are_due then s.seen = 0 -- members are there: only those of the lost state are to come
+  else
+    s.era = s.era + 1
+    -- Within a grace, those who are not back yet are still to come, even if nobody has told yet how many they are.
+    if now >= s.grace then s.seen = s.members
+    elseif s.seen > 0 then s.seen = math.max(s.seen, s.members) end
+  end
+  s.back = 0
+end
 if uncertain > 0 then s.grace = math.max(s.grace, now + uncertain) end
 s.run, s.last = ARGV[4], now
 
@@ -97,6 +107,8 @@ local function forget(pid, m)
 end
 
 local mine = stored[2] and parse(stored[2])
+-- Whether the server has gone back to data of a while ago: this process had more answers since.
+local outdated = fence > s.fences or mine and mine.f == fence and number > mine.q + 1
 
 -- Leases that have run out.
 if now >= s.next_end then
@@ -112,9 +124,11 @@ if now >= s.next_end then
   s.next_end = first[1] and tonumber(first[2]) or now + lease
 end
 
-local told = 0
+local told, era = 0, -1
 if mine and mine.f ~= fence then
-  -- It has begun anew meanwhile, or has not heard of this membership: what was granted to it is used by nobody.
+  -- It has begun anew meanwhile, or has not heard of this membership: what was granted to it is used by nobody. That it
+  -- is back has been counted.
+  era = mine.era
   if number >= mine.q then told = mine.q end
   forget(me, mine)
   mine = nil
@@ -127,7 +141,7 @@ if not mine then
   s.fences = s.fences + 1
   mine = {
     g = known, r = released, f = s.fences, q = told, d = {0, 0, 0}, t = -1,
-    limits = '', ends = 0, joins = -1, rank = 0, era = -1,
+    limits = '', ends = 0, joins = -1, rank = 0, era = era,
   }
   s.total = s.total + (known - released)
   redis.call('ZADD', KEYS[3], s.fences, me)
@@ -201,9 +215,9 @@ end
 local cap, rpm, tpm, adaptive = s.c, s.rpm, s.tpm, s.adaptive
 local ceiling = cap > 0 and cap or 256
 local gap = rpm > 0 and 60000000 / rpm or 0
-if restarted and silence > 0 and not is_new_run then -- what came in meanwhile may have been spent without Redis
-  s.rtat, s.ttat = math.max(s.rtat, now - silence) + silence, math.max(s.ttat, now - silence) + silence
-elseif restarted then -- what was spent before is not known: everything
+if restarted and stored[1] and all_are_due and not outdated then -- what came in meanwhile may be spent already
+  s.rtat, s.ttat = math.max(s.rtat, now - away) + away, math.max(s.ttat, now - away) + away
+elseif restarted or outdated then -- what was spent before is not known: everything
   s.rtat, s.ttat = math.max(s.rtat, now + math.max(gap, 1000000)), math.max(s.ttat, now + 60000000)
 end
 
@@ -404,17 +418,20 @@ for lane = 1, 3 do
   end
 end
 
+-- A user of Redis without the right to channels must not end this half way: the state is not saved yet. Whoever is not
+-- told looks again by itself.
+local function tell(pid, message) redis.pcall('PUBLISH', channel .. pid, message) end
 for pid, m in pairs(others) do
   if m.lanes then
     redis.call('HSET', KEYS[1], pid, packed(m))
-    redis.call('PUBLISH', channel .. pid, string.format('%s %.0f %.0f %s %.0f %.0f %.17g',
+    tell(pid, string.format('%s %.0f %.0f %s %.0f %.0f %.17g',
       guard, m.f, m.g, m.lanes, s.ae, s.bpid == pid and s.bnum or 0, m.charged))
   end
 end
 if opened_now then
   for lane = 4, 6 do
     for _, pid in ipairs(redis.call('ZRANGE', KEYS[lane], 0, -1)) do
-      if pid ~= me then redis.call('PUBLISH', channel .. pid, guard) end
+      if pid ~= me then tell(pid, guard) end
     end
   end
 end

@@ -24,8 +24,10 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from langflow_sluice.cluster import exchange
-from langflow_sluice.cluster.replies import UNEXPECTED, UNKNOWN_RUN, code_of, load_script, reason_of, run_of
+from langflow_sluice.cluster.replies import UNEXPECTED, UNKNOWN_RUN, code_of, kept_s, load_script, reason_of, run_of
+from langflow_sluice.cluster.share import LEASE_USED
 from langflow_sluice.errors import InvalidInput
+from langflow_sluice.guard.registry import FORGET_AFTER_S
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -45,6 +47,8 @@ RETRY_FROM_S, RETRY_TO_S = 0.05, 1.0
 _GOODBYE_S = 1.0
 # Seconds after which the queue of a guard is looked at again by whoever waits for it.
 _UNSTUCK_S = 1.0
+# Seconds after which whether Redis has kept its data is looked at again, which also has it keep its mark.
+_LOOK_FOR_LOSS_S = 3600.0
 # Errors about one guard's data; the others are about the server, the login or the connection.
 _ABOUT_DATA = frozenset({"ERR", "WRONGTYPE"})
 
@@ -87,6 +91,7 @@ class ClusterLink:
         self.lease_s = lease_s
         self.look_again_s = LOOK_AGAIN_S
         self.listen_s = LISTEN_S
+        self.forget_after_s = FORGET_AFTER_S
         # All come back well within a lease: after a time without Redis the script waits no longer for them.
         self._retry_to_s = min(RETRY_TO_S, lease_s / 4)
         self.process = secrets.token_hex(8)
@@ -103,6 +108,8 @@ class ClusterLink:
         self._sha = b""
         self._server_run = UNKNOWN_RUN
         self._certain_at = 0.0
+        self._look_for_loss_at = 0.0
+        self._refusal = ""
         self._retry_s = self._hear_again_s = RETRY_FROM_S
         self._ended = threading.Event()
 
@@ -144,6 +151,8 @@ class ClusterLink:
             try:
                 if self._connection is None:
                     self._connect()
+                elif any(share.is_new for share in batch) or time.monotonic() >= self._look_for_loss_at:
+                    self._look_for_loss()
                 for share in batch:
                     self._stop_alone(share)
                 if batch:
@@ -197,15 +206,19 @@ class ClusterLink:
             commands.append(("EVALSHA", self._sha, exchange.NUMBER_OF_KEYS, *share.keys, *arguments))
         answers = self._answers(commands)
         for share, answer in zip(batch, answers, strict=True):
-            if share in leaving:
+            if share in leaving and share.retired:
                 self._forget(share)
             elif isinstance(answer, ResponseError):
                 share.doubtful = True
                 share.queue.submit(share.failed, reason_of(answer))
                 self._plan(share, time.monotonic() + self._retry_to_s)
+            elif share in leaving:
+                self._due_at.pop(share.digest, None)
+                share.queue.submit(share.left, answer)
             else:
                 self.exchanges += 1
-                share.doubtful = False
+                # One that came too late counts as none, and may have the share go on alone.
+                share.doubtful = time.monotonic() - asked_at >= LEASE_USED * self.lease_s
                 share.queue.submit(share.answered, (answer, asked_at, self._server_run))
                 self._plan(share, share.due_at(time.monotonic()))
 
@@ -267,13 +280,22 @@ class ClusterLink:
         try:
             self._sha = load_script(connection)
             self._server_run, up_s = run_of(connection)
+            kept = kept_s(connection, self.settings.prefix)
         except BaseException:
             connection.disconnect()
             self._client.connection_pool.release(connection)
             raise
-        # Processes that used a server before this one have not come back to it before a lease has passed.
-        self._certain_at = time.monotonic() + self.lease_s - up_s
+        # Processes that used a server before this one, or before its data was lost, have not come back to it before a
+        # lease has passed.
+        self._certain_at = time.monotonic() + self.lease_s - min(up_s, kept)
+        self._look_for_loss_at = time.monotonic() + _LOOK_FOR_LOSS_S
         self._connection = connection
+
+    def _look_for_loss(self) -> None:
+        """Looks, before a guard is joined, whether all data was lost while this connection stood."""
+        certain_at = self.lease_s - kept_s(self._connection, self.settings.prefix) + time.monotonic()
+        self._certain_at = max(self._certain_at, certain_at)
+        self._look_for_loss_at = time.monotonic() + _LOOK_FOR_LOSS_S
 
     def _broken(self, error: Exception) -> None:
         if self._connection is not None:
@@ -292,7 +314,10 @@ class ClusterLink:
                 share.queue.submit(share.failed, reason)
             except Exception:  # noqa: BLE001 - the others must learn of it, and this thread must live
                 _log.exception("Guard %r could not be told that Redis is away", share.name)
-            self._plan(share, now)
+            # The order matters: a caller that comes now finds that it must poke, or is seen here.
+            share.poked = False
+            if not share.asleep:
+                self._plan(share, now)
 
     def _say_goodbye(self) -> None:
         if self._connection is None:
@@ -317,9 +342,24 @@ class ClusterLink:
             except Exception as error:  # noqa: BLE001, PERF203 - as above; the asking thread tells of it
                 if reason_of(error) == UNEXPECTED:
                     _log.error("Listening to Redis at %s failed", self.label, exc_info=error)
+                elif isinstance(error, ResponseError):
+                    self._may_not_listen(reason_of(error))
                 self._look_again()
                 self._ended.wait(self._hear_again_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 self._hear_again_s = min(self._retry_to_s, 2 * self._hear_again_s)
+
+    def _may_not_listen(self, reason: str) -> None:
+        if reason == self._refusal:
+            return
+        self._refusal = reason
+        _log.warning(
+            "Redis at %s does not let this process listen (%s), so that it learns late of permits that other workers "
+            "hand over. Give the Redis user the right to the channels %s* (ACL SETUSER ... &%s*).",
+            self.label,
+            reason,
+            exchange.channel(self.settings.prefix),
+            exchange.channel(self.settings.prefix),
+        )
 
     def _listen_until_broken(self, client: Redis) -> None:
         with client.pubsub() as listening:  # type: ignore[no-untyped-call]
@@ -336,6 +376,7 @@ class ClusterLink:
                     continue
                 if message["type"] == "subscribe":
                     self._hear_again_s = RETRY_FROM_S
+                    self._refusal = ""
                     self._look_again()
                 elif message["type"] == "message":
                     self._hear(message["data"])
@@ -355,7 +396,8 @@ class ClusterLink:
         with self._lock:
             shares = list(self._shares.values())
         for share in shares:
-            self.poke(share)
+            if not share.asleep:
+                self.poke(share)
 
 
 _links: dict[tuple[RedisSettings, float], ClusterLink] = {}

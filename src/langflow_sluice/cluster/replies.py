@@ -12,6 +12,11 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from langflow_sluice.cluster.exchange import script
 
+# Set by whoever comes first to a Redis without data; kept for so long after the last process has looked at it.
+_MARK_KEPT_S = 86_400
+# A login that may not use the mark, or a mark that is not ours: then it tells nothing.
+_NO_MARK = frozenset({"NOPERM", "WRONGTYPE"})
+
 UNKNOWN_RUN = "unknown"
 UNEXPECTED = "unexpected error"
 
@@ -27,6 +32,33 @@ def run_of(connection: Any) -> tuple[str, float]:
     return fields.get("run_id", UNKNOWN_RUN), float(fields.get("uptime_in_seconds", math.inf))
 
 
+def kept_s(connection: Any, prefix: str) -> float:
+    """For how long, in seconds, Redis has kept what it was told at least; 0 where that cannot be told.
+
+    A mark without which data was lost since: all of it was removed, it was evicted, or this is another server.
+
+    Raises:
+        RedisError: It cannot be asked.
+    """
+    connection.send_command("TIME")
+    seconds, micros = connection.read_response()
+    now = int(seconds) * 1_000_000 + int(micros)
+    mark = f"{prefix}:epoch"
+    commands = (("SET", mark, now, "NX", "EX", _MARK_KEPT_S), ("GET", mark), ("EXPIRE", mark, _MARK_KEPT_S))
+    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    told: list[Any] = []
+    for _ in commands:
+        try:
+            told.append(connection.read_response())
+        except ResponseError as error:  # noqa: PERF203 - all are read before one is raised
+            told.append(error)
+    for each in told:
+        if isinstance(each, ResponseError) and code_of(each) not in _NO_MARK:
+            raise each
+    since = told[1]
+    return max(0, now - int(since)) / 1e6 if isinstance(since, bytes) and since.isdigit() else 0.0
+
+
 def load_script(connection: Any) -> bytes:
     """Makes the script known to the server; returns the name by which it is called."""
     connection.send_command("SCRIPT", "LOAD", script())
@@ -37,9 +69,9 @@ def load_script(connection: Any) -> bytes:
 def code_of(error: Exception) -> str:
     """The word in capitals that an answer of Redis begins with, of the innermost command where a script failed."""
     text = str(error)
-    within = re.search(r"(?:^|[ :])-([A-Z]{2,})\b", text)
+    within = re.search(r"(?:^|[ :])-([A-Z]{2,})\b|@user_script: ?\d+: ([A-Z]{2,})\b", text)
     if within:
-        return within[1]
+        return within[1] or within[2]
     code = getattr(error, "status_code", None) or text.split(" ", 1)[0]
     return code if code.isupper() else ""
 

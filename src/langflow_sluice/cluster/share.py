@@ -13,15 +13,16 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from langflow_sluice.cluster.exchange import MAX_EVENTS, Answer, Ask, Handover, limits_text
-from langflow_sluice.cluster.standing import ClusterStatistics, Mode, SharedBreaker
+from langflow_sluice.cluster.standing import ClusterStatistics, LocalPart, Mode, SharedBreaker, tighter
 from langflow_sluice.guard.settings import PRIORITIES
 from langflow_sluice.guard.waiter import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langflow_sluice.cluster.link import ClusterLink
     from langflow_sluice.guard.admission import AdmissionQueue
     from langflow_sluice.guard.clock import Clock
@@ -63,15 +64,16 @@ class ClusterShare:
         self.settings = settings
         self.breaker = SharedBreaker()
         self.mode = Mode.UNREACHED
+        # Whether the queue holds this process's part of the limits by itself; also while Redis is being asked whether
+        # it is back, so that an attempt that fails takes nothing of what was spent and learnt meanwhile.
+        self.alone = False
         self.limit = settings.max_concurrency
         self.digest = ""  # these four are the link's
         self.keys: tuple[str, ...] = ()
         self.poked = False
         self.doubtful = False
         self.retired = False
-        self.outages = 0
-        self.leases_lost = 0
-        self.restarts = 0
+        self.outages = self.leases_lost = self.restarts = 0
         self.reason = "it has not answered yet"
         self.retry_at = math.inf
         self._clock = clock
@@ -89,13 +91,10 @@ class ClusterShare:
         self._told_released = 0
         self._asking = False
         self._events: deque[str] = deque()
-        self._corrected = 0.0
-        self._corrected_told = 0.0
+        self._corrected = self._corrected_told = 0.0
         self._unsent: tuple[int, tuple[str, ...], float] | None = None
         self._number = 0
-        self._in_flight_of_all = 0
-        self._members = 0
-        self._rank = 0
+        self._in_flight_of_all = self._members = self._rank = 0
         self._divided = (0, 0)  # members and rank by which limits are divided: as told when all were there
         self._member_since = math.inf
         self._contact_at = -math.inf
@@ -104,6 +103,10 @@ class ClusterShare:
         self._asked_released = 0
         self._asked_known = 0
         self._failing_since = math.inf
+        self._idle_since = math.inf
+        self._left = False
+        self._back_at = -math.inf
+        self._all_known: list[Callable[[], object]] = []
         self._snapshot: tuple[int, int, tuple[int, int, int], tuple[float, ...]] = (0, in_flight, (0, 0, 0), ())
 
     # What the queue asks and tells.
@@ -147,7 +150,8 @@ class ClusterShare:
         """Whether the lease of a waiter's permit is over, and perhaps another one begun; any thread."""
         if not waiter.fence or not self.governs:
             return False
-        return waiter.fence != self._fence or self._clock.now() - self._contact_at >= self.link.lease_s
+        # The last contact may have come too early to renew the lease; so the part that counts is the same as above.
+        return waiter.fence != self._fence or self._clock.now() - self._contact_at >= LEASE_USED * self.link.lease_s
 
     def started_alone(self) -> None:
         """Counts a call that was started without Redis."""
@@ -179,18 +183,38 @@ class ClusterShare:
         tokens: tuple[float, ...] = ()
         if self._budget and (front := lanes.front()) is not None:
             tokens = (min(front.tokens, self._budget),)
+        if len(lanes) or self._known > self._released:
+            self._idle_since = math.inf
+        elif self._idle_since == math.inf:
+            self._idle_since = self._clock.now()
         self._snapshot = (self._released, self._known, counts, tokens)
+        if self.mode in {Mode.LOCAL, Mode.CUT_OFF} or self._failing_since < math.inf:
+            self._tell_all_known()
         if self._asking or self.mode in {Mode.LOCAL, Mode.CUT_OFF}:
             return  # looked at again when the answer is there
         if self._released > self._told_released or list(counts) != self._believed or tokens != self._front:
             self.link.poke(self)
+        else:
+            self._tell_all_known()
+
+    def call_when_known(self, call: Callable[[], object]) -> None:
+        """Has something called, once, as soon as Redis knows of all that wait and has granted what it could.
+
+        At once where Redis does not decide, or cannot be reached.
+        """
+        self._all_known.append(call)
+
+    def _tell_all_known(self) -> None:
+        while self._all_known:
+            self._all_known.pop()()
 
     def change(self, settings: GuardSettings) -> None:
         """Puts other limits in force."""
         self.settings = settings
         if self.mode is Mode.LOCAL and not self._may_go_alone():
             self._turn(Mode.CUT_OFF, _TURNS_AWAY)
-        self.link.poke(self)
+        if not self.asleep:
+            self.link.poke(self)
 
     def retire(self) -> None:
         """Leaves the guard: its permits are nobody's business any more."""
@@ -207,9 +231,61 @@ class ClusterShare:
             leases_lost=self.leases_lost,
             restarts=self.restarts,
             rank=self._rank,
+            cap=self._cap,
+            idle=self._left,
         )
 
+    @property
+    def why_not_alone(self) -> str:
+        """Why this process has no part of the limits to use while Redis is away; empty where it has one."""
+        part = self._part()
+        if not part.members:
+            return (
+                f"this worker has not shared the guard for longer than a lease ({self.link.lease_s:g} s), so that the "
+                f"others do not count with it"
+            )
+        if part.is_none:
+            return f"{part.ceiling} calls in flight divided by {part.members} workers leave none for this one"
+        return ""
+
+    def in_use(self, here: int) -> str:
+        """What is in flight where, in words.
+
+        Args:
+            here: Calls in flight in this process.
+        """
+        cap = f"cap {self.limit}" if self.limit else "no cap"
+        told = f"{self._in_flight_of_all} calls in flight in all {self._members} workers ({cap}), {here} in this one"
+        return told if self.mode is Mode.CLUSTER else f"{here} calls in flight in this worker"
+
+    def waits_for(self, now: float) -> str:
+        """What callers wait for, in a sentence, where that is no call that has to end."""
+        if self.mode is Mode.UNREACHED:
+            return f"Redis at {self.link.label}, through which all workers share it, does not answer ({self.reason})."
+        held = self.breaker.opens_at() is not None or now < self.queue.paused_until
+        if self.mode is not Mode.CLUSTER or held or not now < self.retry_at < math.inf:
+            return ""
+        if self.limit and self._in_flight_of_all >= self.limit:
+            return ""
+        metered = self.settings.requests_per_minute or self._budget
+        if self.limit and not metered and now < self._back_at + 2 * self.link.lease_s:
+            return (
+                f"Redis at {self.link.label} is new, or was away: until the workers that shared the guard before are "
+                f"back, or a lease ({self.link.lease_s:g} s) is over, nobody may go."
+            )
+        return f"The next may go in {self.retry_at - now:.1f} s."
+
     # What the link does; its own thread.
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the next exchange joins."""
+        return not self._fence
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the guard was left since nobody uses it, and there is still nobody."""
+        return self._left and self.mode is Mode.CLUSTER and not any(self._snapshot[2])
 
     def ask(self) -> Ask:
         """The next exchange's arguments."""
@@ -226,6 +302,9 @@ class ClusterShare:
         number, told, correction = self._unsent
         self._asked_front = tokens
         self._asked_released, self._asked_known = released, known
+        unused = known == released and not any(waiting) and not self._events and self.mode is Mode.CLUSTER
+        # A process that does not use the guard any more has no say in its limits.
+        leaves = unused and self._clock.now() - self._idle_since >= self.link.forget_after_s
         return Ask(
             fence=self._fence,
             released=released,
@@ -238,7 +317,7 @@ class ClusterShare:
             events=told,
             correction=correction,
             longest_probe_s=self.breaker.longest_s,
-            goodbye=self.retired,
+            goodbye=self.retired or leaves,
         )
 
     def due_at(self, now: float) -> float:
@@ -261,11 +340,16 @@ class ClusterShare:
         self._told_released = self._asked_released
         if answer.fence != self._fence:
             self._joined(answer, run, now)
+        elif run != self._run:
+            self._run, self._back_at = run, now
         if now - asked_at >= LEASE_USED * self.link.lease_s:
             # The process was stopped meanwhile, or Redis is too slow for the lease: whatever was granted may be
             # somebody else's by now. Asked again.
             self._believed = [-1, -1, -1]
-            self.failed("its answers take as long as the lease")
+            # Where the link has not seen that itself, the next question may be under way already, and nothing may be
+            # started alone beside what its answer grants.
+            seen, self.doubtful = self.doubtful, True
+            self._fail("its answers take as long as the lease", alone=seen)
             return
         self._failing_since = math.inf
         self._contact_at = asked_at
@@ -287,8 +371,25 @@ class ClusterShare:
         self._take(answer.granted, charged, answer.epoch, answer.probe)
         if self.mode is not Mode.CLUSTER:
             self.mode = Mode.CLUSTER
+            self.alone = False
+            self._back_at = now
             self._say("is the cluster's again: Redis at %s answers.", self.link.label)
             self.queue.obey_share()
+
+    def left(self, answer: Answer) -> None:
+        """Notes that Redis has taken the goodbye of a share that nobody uses; the next caller joins anew."""
+        self._asking = False
+        if self.retired:
+            return
+        self._unsent = None
+        self._told_released = self._asked_released
+        self._left = True
+        self._fence = 0
+        self._member_since = math.inf
+        self._divided = (0, 0)
+        self._believed, self._front = [0, 0, 0], ()
+        self._cap = self.settings.max_concurrency
+        self._in_flight_of_all, self._members, self._rank = answer.in_flight, answer.members, 0
 
     def handed_over(self, message: Handover) -> None:
         """Takes permits that another process has handed over."""
@@ -301,9 +402,12 @@ class ClusterShare:
 
     def failed(self, reason: str) -> None:
         """Notes that Redis did not answer, and decides what that means by now."""
+        self._fail(reason, alone=True)
+
+    def _fail(self, reason: str, *, alone: bool) -> None:
         now = self._clock.now()
         self._asking = False
-        if self.retired:
+        if self.retired or self.asleep:
             return
         self.reason = reason
         if self._failing_since == math.inf:
@@ -313,7 +417,7 @@ class ClusterShare:
         if self.mode is Mode.CLUSTER:
             self.mode = Mode.UNREACHED
             self.outages += 1
-        alone = self._may_go_alone() and self.mode in {Mode.UNREACHED, Mode.CUT_OFF}
+        alone = alone and self._may_go_alone() and self.mode in {Mode.UNREACHED, Mode.CUT_OFF}
         if alone and now - self._contact_at >= self.link.lease_s:
             # By now the calls that the others had permits for have ended, or their leases have. Only here: no question
             # is under way that would be answered with permits of the cluster's.
@@ -336,26 +440,25 @@ class ClusterShare:
             self._turn(Mode.CUT_OFF, _TURNS_AWAY)
 
     def pause_alone(self, done: object) -> None:
-        """Starts nothing more alone: Redis is about to be asked. ``done`` is a ``threading.Event``."""
+        """Starts nothing more alone: Redis is about to be asked. ``done`` is a ``threading.Event``.
+
+        What was spent and learnt alone is kept: the attempt may fail.
+        """
         if self.mode is Mode.LOCAL:
             self.mode = Mode.UNREACHED
-            self.queue.obey_share()
+            # Calls that were started just before are part of what Redis is told.
+            self._snapshot = (self._released, self._known, *self._snapshot[2:])
         done.set()  # type: ignore[attr-defined]
 
     def local_settings(self) -> GuardSettings:
         """The guard's limits divided by the processes that shared it when Redis was last there."""
-        members = max(1, self._divided[0])
-        return replace(
-            self.settings,
-            max_concurrency=self._share_of_calls(),
-            requests_per_minute=self.settings.requests_per_minute / members,
-            tokens_per_minute=_tighter(self._budget, self.settings.tokens_per_minute) / members,
-        )
+        return self._part().limits
 
     # Its own.
 
     def _turn(self, mode: Mode, what: str) -> None:
         self.mode = mode
+        self.alone = mode is Mode.LOCAL
         self._give_back_unused()
         self._say(f"{what}: Redis at %s is away (%s).", self.link.label, self.reason)
         self.queue.obey_share()
@@ -382,7 +485,8 @@ class ClusterShare:
                 )
             else:
                 self.restarts += 1
-        self._fence, self._run = answer.fence, run
+        self._fence, self._run, self._back_at = answer.fence, run, now
+        self._left = False
         self._probe_number = 0
         self._member_since = now
 
@@ -413,20 +517,16 @@ class ClusterShare:
             self._return_permit(self._permits.popleft())
 
     def _may_go_alone(self) -> bool:
-        """Whether the others count with this process: it must have been among them for longer than they look away."""
+        return self.settings.redis_loss == "local_share" and not self._part().is_none
+
+    def _part(self) -> LocalPart:
+        """What this process may use alone: nothing before it was a member for longer than the others look away."""
         counted = self._contact_at - self._member_since >= self.link.lease_s
-        wanted = self.settings.redis_loss == "local_share"
-        return wanted and counted and (not self._ceiling() or self._share_of_calls() > 0)
-
-    def _ceiling(self) -> int:
-        return int(_tighter(self._cap, self.settings.max_concurrency))
-
-    def _share_of_calls(self) -> int:
-        ceiling, (members, rank) = self._ceiling(), self._divided
-        if not ceiling or not members:
-            return 0
-        return ceiling // members + (rank < ceiling % members)
-
-
-def _tighter(one: float, other: float) -> float:
-    return min(one, other) if one and other else one or other
+        members, rank = self._divided if counted else (0, 0)
+        return LocalPart(
+            settings=self.settings,
+            members=members,
+            rank=rank,
+            ceiling=int(tighter(tighter(self._cap, self.settings.max_concurrency), self.limit)),
+            tokens_per_minute=tighter(self._budget, self.settings.tokens_per_minute),
+        )

@@ -212,7 +212,7 @@ class AdmissionQueue:
 
     def _report(self, report: tuple[Waiter, Outcome, float]) -> None:
         waiter, outcome, pause_s = report
-        if self.share is not None and self.share.governs:
+        if self.share is not None and not self.share.alone:
             self.share.report(waiter, outcome, pause_s)
             waiter.probe = False
             return
@@ -265,17 +265,18 @@ class AdmissionQueue:
         share = self.share
         if share is None:
             self._hold_alone(self.settings)
-        elif share.governs:
+        elif share.alone:
+            before = self._requests, self._tokens
+            self._hold_alone(share.local_settings())
+            # What the cluster has spent within the last minute is not known here; what this process has spent alone is.
+            for known, meter in zip(before, (self._requests, self._tokens), strict=True):
+                if known is None and meter is not None:
+                    meter.empty()
+        else:
             self.breaker = share.breaker
             self.adaptive = self._requests = self._tokens = None
             if share.cut_off:
                 self.cut_off += self._turn_away_all(WaiterState.CUT_OFF)
-        else:
-            self._hold_alone(share.local_settings())
-            # What the cluster has spent within the last minute is not known here.
-            for meter in (self._requests, self._tokens):
-                if meter is not None:
-                    meter.empty()
 
     def _hold_alone(self, settings: GuardSettings) -> None:
         self._alone = settings
@@ -293,9 +294,7 @@ class AdmissionQueue:
     def _own_breaker(self) -> CircuitBreaker:
         if isinstance(self.breaker, CircuitBreaker):
             return self.breaker
-        breaker = CircuitBreaker()
-        breaker.longest_s = self.breaker.longest_s
-        return breaker
+        return self.breaker.own()
 
     def _correct_tokens(self, amount: float) -> None:
         if self.share is not None:
@@ -347,7 +346,7 @@ class AdmissionQueue:
     @property
     def limit(self) -> int:
         """Calls that may be in flight now; 0 for any number."""
-        if self.share is not None and self.share.governs:
+        if self.share is not None and not self.share.alone:
             return self.share.limit
         return self._alone.max_concurrency if self.adaptive is None else self.adaptive.limit
 

@@ -49,6 +49,17 @@ class CircuitBreaker:
         self.opened = 0
         self.longest_s = MAX_OPEN_S
 
+    def begin_open(self, probe_at: float, opened: int) -> None:
+        """Begins where another breaker stands that has found the service failing.
+
+        Args:
+            probe_at: The time from which that one would have let a probe pass.
+            opened: How often it has opened.
+        """
+        self.state = BreakerState.OPEN
+        self.opened = opened
+        self._probe_at = probe_at
+
     def opens_at(self) -> float | None:
         """The time from which a caller can be admitted; None where that is now."""
         if self.state is BreakerState.CLOSED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -94,9 +95,14 @@ class Slot:
         return self
 
     def _came_at_once(self) -> bool:
-        if self._guard.admission.share is None:
-            return False
-        self._waiter.wait_blocking(_TRIP_S)
+        queue = self._guard.admission
+        # Those who wait already are served first. Else it waits for the answer to this very question and not for a
+        # permit that comes back: nothing else goes on on this loop meanwhile.
+        if queue.share is None or sum(queue.waiting().values()) > 1:
+            return self._waiter.settled
+        answered = threading.Event()
+        queue.submit(queue.share.call_when_known, answered.set)
+        self._waiter.wait_blocking(_TRIP_S, answered)
         return self._waiter.settled
 
     def _start(self, queue: AdmissionQueue) -> None:
@@ -237,7 +243,7 @@ class Guard:
 
     def turned_away(self, waiter: Waiter) -> Rejected:
         """The error for a waiter that was not admitted."""
-        settings, in_flight = self.settings, self.admission.in_flight
+        settings = self.settings
         if waiter.state is WaiterState.BROKEN:
             left_s = max(0.0, (self.admission.breaker.opens_at() or 0.0) - self.clock.now())
             msg = f"Guard {self.name!r} is open: the service behind it failed and is tried again in {left_s:.1f} s."
@@ -250,25 +256,33 @@ class Guard:
             hint = "Look at Redis; the guard lets calls through again by itself as soon as it answers."
             if settings.redis_loss == "fail_closed":
                 hint += " With redis_loss local_share it would go on with this worker's part of the limits."
+            elif share is not None and share.why_not_alone:
+                hint += f" It has no part of the limits to go on with (redis_loss local_share): {share.why_not_alone}."
             return ClusterUnavailable(msg, hint=hint, retry_in_s=1.0)
         retry_in_s = self.clears_in_s()
+        in_flight = self.admission.in_flight
+        in_use, waits_for = f"{in_flight} calls in flight (max_concurrency {settings.max_concurrency})", ""
+        if share is not None and share.governs:
+            in_use, waits_for = share.in_use(in_flight), share.waits_for(self.clock.now())
         if waiter.state is WaiterState.REFUSED:
             msg = (
-                f"Guard {self.name!r} is full: {in_flight} calls in flight (max_concurrency "
-                f"{settings.max_concurrency}) and {waiter.position} waiting (max_queue {settings.max_queue})."
+                f"Guard {self.name!r} is full: {in_use} and {waiter.position} waiting (max_queue {settings.max_queue})."
             )
             hint = "Send less at once, or raise max_queue or max_concurrency."
             return BulkheadFull(self._with_estimate(msg, retry_in_s), hint=hint, retry_in_s=retry_in_s)
         waited_s = self.clock.now() - waiter.enqueued_at
         msg = (
             f"Guard {self.name!r} had no free slot within {waited_s:.3g} s (queue_timeout "
-            f"{settings.queue_timeout_s:g}): {in_flight} calls in flight (max_concurrency "
-            f"{settings.max_concurrency}), {sum(self.admission.waiting().values())} still waiting."
+            f"{settings.queue_timeout_s:g}): {in_use}, {sum(self.admission.waiting().values())} still waiting."
         )
         paused_s = self.admission.paused_until - self.clock.now()
         if paused_s > 0:
             msg += f" The service has asked to be left alone for another {paused_s:.1f} s."
+        if waits_for:
+            msg += f" {waits_for}"
         hint = "Send less at once, or raise queue_timeout or the limit that is too low."
+        if waits_for:
+            hint = "The guard goes on by itself; raise queue_timeout for callers that are to wait until then."
         return QueueTimeout(self._with_estimate(msg, retry_in_s), hint=hint, retry_in_s=retry_in_s)
 
     def clears_in_s(self) -> float:

@@ -139,9 +139,14 @@ class Waiter(Sleeper):
         if not self.settled:
             await future
 
-    def wait_blocking(self, timeout_s: float | None = None) -> None:
-        """Blocks the calling thread until settled, or until the time is over."""
-        woken = threading.Event()
+    def wait_blocking(self, timeout_s: float | None = None, woken: threading.Event | None = None) -> None:
+        """Blocks the calling thread until settled, or until the time is over.
+
+        Args:
+            timeout_s: That time, in seconds; any if not given.
+            woken: Ends the wait, too, when somebody else sets it.
+        """
+        woken = woken or threading.Event()
         self._wake = woken.set
         if not self.settled:
             woken.wait(timeout_s)

@@ -206,7 +206,7 @@ def _figures_of(guard: Guard) -> GuardFigures:
     if cluster is not None:
         # Alone, a worker holds its part anyway.
         limit = limit if cluster.mode == "local_share" else cluster.part_of(limit)
-        cap, per_minute = cluster.part_of(cap), per_minute / max(1, cluster.members)
+        cap, per_minute = cluster.part_of(cap), 0.0 if cluster.idle else per_minute / max(1, cluster.members)
         tokens /= max(1, cluster.members)
     return GuardFigures(
         name=guard.name,

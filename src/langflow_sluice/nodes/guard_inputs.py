@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 from lfx.io import BoolInput, DropdownInput, FloatInput, IntInput, StrInput
@@ -204,7 +205,7 @@ def report(guard: Guard, tally: Tally | None = None) -> str:
         f"{statistics.refused + statistics.expired + statistics.cut_off} turned away so far",
     ]
     if statistics.cluster is not None:
-        parts.append(_standing(statistics.cluster))
+        parts.append(_standing(statistics.cluster, guard.settings.max_concurrency))
     line = f"Guard {guard.name}: {', '.join(parts)}."
     if guard.contested:
         names = ", ".join(sorted(name.removesuffix("_s") for name in guard.contested))
@@ -212,13 +213,15 @@ def report(guard: Guard, tally: Tally | None = None) -> str:
     return line
 
 
-def _standing(cluster: ClusterStatistics) -> str:
+def _standing(cluster: ClusterStatistics, cap: int) -> str:
     told = {
         "cluster": f"{cluster.in_flight} in flight in all {cluster.members} workers",
         "unreached": "waiting for Redis",
         "cut_off": "turning calls away since Redis is away",
         "local_share": f"on its share for one of {cluster.members} workers since Redis is away",
     }[cluster.mode]
+    if cluster.mode == "cluster" and 0 < cluster.cap < (cap or math.inf):
+        told += f", where one still asks for {cluster.cap} at once"
     lost = f", {cluster.leases_lost} leases lost" if cluster.leases_lost else ""
     return told + lost
 
