@@ -104,6 +104,11 @@ def test_waits_at_pools_are_of_the_time_in_between() -> None:
     assert look([now], [now]).pools[0].wait_p95_s == 0
 
 
+def test_a_worker_without_a_part_of_a_limit_that_all_share_takes_nothing_off_it() -> None:
+    parts = [guard(limit=part, standing="cluster") for part in (2, 0)]
+    assert look([process(parts[0]), process(parts[1], worker="host:2")]).guards[0].limit == 2
+
+
 def test_a_client_without_a_limit_in_one_process_has_none_at_all() -> None:
     limited = dataclasses.replace(process(guard(), worker="host:2"), clients=(dataclasses.replace(CLIENT, limit=9),))
     assert look([limited]).clients[0].limit == 9

@@ -166,11 +166,13 @@ def _guard_line(name: str, now: Sequence[ProcessFigures], earlier: dict[str, Pro
         admitted += sum(guard.admitted for guard in mine) - sum(guard.admitted for guard in was)
         seconds = max(seconds, process.told_at - (known.told_at if known else process.started_at))
     limits = [guard.limit for guard in current]
+    shared = all(guard.standing != "process" for guard in current)
     return GuardLine(
         name=name,
         workers=workers,
         in_flight=sum(guard.in_flight for guard in current),
-        limit=sum(limits) if all(limits) else 0,
+        # Workers that share one limit may have no part of it.
+        limit=sum(limits) if all(limits) or shared else 0,
         waiting=sum(sum(guard.waiting.values()) for guard in current),
         per_s=admitted / seconds if seconds > 0 else 0.0,
         turned_away=sum(sum(guard.turned_away.values()) for guard in current),
