@@ -273,7 +273,8 @@ def said(result: RunResult) -> dict[str, str]:
     }
 
 
-def test_a_batch_keeps_the_rows_that_succeed_and_shows_the_failed_ones_with_their_errors(stack: Stack) -> None:
+def test_a_batch_keeps_the_rows_that_succeed_and_shows_the_failed_ones_with_their_errors(stack_afresh: Stack) -> None:
+    stack = stack_afresh
     rows = [f"Message {number} to the harbour office" for number in range(20)]
     # The provider takes two at a time, the batch sends six and does not try again: some rows fail.
     stack.provider.configure(slots=2, service_s=0.2, retry_after_s=0.1)
