@@ -51,6 +51,14 @@ class Deployment:
             client.set_variable("OPENAI_API_KEY", KEY)
             (chat,) = [flow for flow in bundled_flows() if flow.slug == "chat_rate_limited"]
             self.flow_id = client.upload_flow(chat.load())
+        asyncio.run(self._wake_all())
+
+    async def _wake_all(self) -> None:
+        """Calls until each worker has answered: the server is healthy as soon as the first one is."""
+        async with asyncio.timeout(120), self.langflow.async_client() as client:
+            while len(self.state.read()) < WORKERS:
+                await asyncio.gather(*self.ask(client, "all workers"))
+                await asyncio.sleep(1.5)  # a worker tells once a second
 
     def ask(self, client: AsyncLangflowClient, guard: str, **limits: Any) -> Sequence[asyncio.Future[Any]]:
         """Calls the flow so often at once, with a guard of that name."""
